@@ -1,0 +1,111 @@
+//! Locks that mask interrupts and have a rank, and atomics. No other module names `spin` or `core::sync::atomic`.
+//!
+//! A lock is held for memory operations only, never over a wait or a call into the host's handlers (design rule 6).
+
+use super::platform::Platform;
+use core::ops::{Deref, DerefMut};
+
+pub(crate) use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+
+/// The order in which locks may be taken: only towards higher ranks. Checked in debug builds.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub(crate) enum Rank {
+    /// Who owns which group.
+    Groups = 0,
+    /// One address space: its tables, its cache tags.
+    Domain = 1,
+    /// One unit's root and context tables and domain ids.
+    Entries = 2,
+    /// One unit's registers that take commands.
+    Command = 3,
+    /// One unit's invalidation queue: slots and tail.
+    Queue = 4,
+    /// One unit's fault records.
+    Faults = 5,
+    /// Leaf locks under which nothing else is taken.
+    Leaf = 6,
+}
+
+/// A spin lock that masks interrupts while it is held.
+pub(crate) struct Lock<T> {
+    rank: Rank,
+    inner: spin::mutex::SpinMutex<T>,
+}
+
+impl<T> Lock<T> {
+    pub(crate) const fn new(rank: Rank, value: T) -> Self {
+        Lock { rank, inner: spin::mutex::SpinMutex::new(value) }
+    }
+
+    pub(crate) fn lock<'a, P: Platform>(&'a self, platform: &'a P) -> Guard<'a, T, P> {
+        let irq = platform.irq_save();
+        ranks::enter(platform.cpu(), self.rank);
+        Guard { inner: self.inner.lock(), _restore: Restore { rank: self.rank, irq, platform } }
+    }
+
+    /// The value, where no other reference can exist.
+    pub(crate) fn get_mut(&mut self) -> &mut T {
+        self.inner.get_mut()
+    }
+}
+
+/// The held lock; dropping it unlocks (first field), then puts the interrupt mask back (second).
+pub(crate) struct Guard<'a, T, P: Platform> {
+    inner: spin::mutex::SpinMutexGuard<'a, T>,
+    _restore: Restore<'a, P>,
+}
+
+struct Restore<'a, P: Platform> {
+    rank: Rank,
+    irq: P::Irq,
+    platform: &'a P,
+}
+
+impl<P: Platform> Drop for Restore<'_, P> {
+    fn drop(&mut self) {
+        ranks::leave(self.platform.cpu(), self.rank);
+        self.platform.irq_restore(self.irq);
+    }
+}
+
+impl<T, P: Platform> Deref for Guard<'_, T, P> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.inner
+    }
+}
+
+impl<T, P: Platform> DerefMut for Guard<'_, T, P> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.inner
+    }
+}
+
+#[cfg(debug_assertions)]
+mod ranks {
+    use super::{AtomicU32, Ordering, Rank};
+
+    /// One mask of held ranks a CPU. Numbers beyond share a slot and are not checked.
+    static HELD: [AtomicU32; 1024] = [const { AtomicU32::new(0) }; 1024];
+
+    pub(super) fn enter(cpu: u32, rank: Rank) {
+        let Some(held) = HELD.get(cpu as usize) else { return };
+        let before = held.fetch_or(1 << rank as u8, Ordering::Relaxed);
+        debug_assert!(before >> rank as u8 == 0, "lock of rank {rank:?} taken while holding {before:#b}");
+    }
+
+    pub(super) fn leave(cpu: u32, rank: Rank) {
+        if let Some(held) = HELD.get(cpu as usize) {
+            held.fetch_and(!(1 << rank as u8), Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(not(debug_assertions))]
+mod ranks {
+    use super::Rank;
+
+    pub(super) fn enter(_: u32, _: Rank) {}
+    pub(super) fn leave(_: u32, _: Rank) {}
+}
