@@ -26,6 +26,8 @@ extern crate alloc;
 extern crate std;
 
 mod host;
+/// The hardware's own formats, for who reads or builds tables by hand.
+pub mod hw;
 
 pub use host::address::{DeviceId, Gpa, Hpa, INTERRUPT_RANGE, Iova, Nanos, PAGE, Pasid, Range, SourceId, UnitId};
 pub use host::error::{Class, Error, ErrorKind, Field, MapError, MapWhy, Need, State, Step};

@@ -1,0 +1,130 @@
+//! Fault records. VT-d 11.4.7.6 (fault recording registers); the reasons: 7.2, 7.3 and 5.1.4.1.
+
+use super::field::Field;
+pub use super::reasons::{Reason, ReasonClass};
+
+const ADDRESS: Field = Field::bits(63, 12);
+const INDEX: Field = Field::bits(63, 48);
+/// In the upper word.
+const SID: Field = Field::bits(15, 0);
+const T2: Field = Field::bit(28);
+const PRIV: Field = Field::bit(29);
+const EXE: Field = Field::bit(30);
+const PP: Field = Field::bit(31);
+const FR: Field = Field::bits(39, 32);
+const PV: Field = Field::bits(59, 40);
+const AT: Field = Field::bits(61, 60);
+const T1: Field = Field::bit(62);
+const F: Field = Field::bit(63);
+
+/// What the device tried.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Access {
+    /// A write.
+    Write,
+    /// A read.
+    Read,
+    /// A page request.
+    PageRequest,
+    /// An atomic operation.
+    Atomic,
+}
+
+/// What the device says of the address (AT).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum AddressType {
+    /// Untranslated: plain DMA.
+    Untranslated,
+    /// A translation request.
+    Translation,
+    /// Translated: an address from the device's own TLB.
+    Translated,
+    /// The reserved encoding.
+    Reserved,
+}
+
+/// A fault recording register.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct FaultRecord {
+    /// Bits 63:0.
+    pub lo: u64,
+    /// Bits 127:64.
+    pub hi: u64,
+}
+
+impl FaultRecord {
+    /// Byte offset in the register of the dword that says whether it is valid. Read it first; write [`CLEAR`] to it
+    /// when the rest is copied.
+    ///
+    /// [`CLEAR`]: FaultRecord::CLEAR
+    pub const LAST_DWORD: u32 = 12;
+
+    /// What clears the record, written to its last dword.
+    pub const CLEAR: u32 = 1 << 31;
+
+    /// Whether a record is valid, of its last dword alone.
+    pub const fn is_valid(last_dword: u32) -> bool {
+        last_dword & Self::CLEAR != 0
+    }
+
+    /// F: the record holds a fault.
+    pub const fn valid(self) -> bool {
+        F.is_set(self.hi)
+    }
+
+    /// The source id of the request.
+    pub const fn source(self) -> u16 {
+        SID.of(self.hi) as u16
+    }
+
+    /// The page of the address, bits 63:12; those above the unit's width read 0. Not an address where
+    /// [`interrupt_index`](FaultRecord::interrupt_index) is one.
+    pub const fn address(self) -> u64 {
+        ADDRESS.in_place(self.lo)
+    }
+
+    /// The index in the interrupt remapping table, where the fault is of an interrupt and has one.
+    pub const fn interrupt_index(self) -> Option<u16> {
+        if self.reason().has_interrupt_index() { Some(INDEX.of(self.lo) as u16) } else { None }
+    }
+
+    /// The PASID, where the request had one.
+    pub const fn pasid(self) -> Option<u32> {
+        if PP.is_set(self.hi) { Some(PV.of(self.hi) as u32) } else { None }
+    }
+
+    /// Why.
+    pub const fn reason(self) -> Reason {
+        Reason(FR.of(self.hi) as u8)
+    }
+
+    /// What was tried.
+    pub const fn access(self) -> Access {
+        match (T1.is_set(self.hi), T2.is_set(self.hi)) {
+            (false, false) => Access::Write,
+            (false, true) => Access::PageRequest,
+            (true, false) => Access::Read,
+            (true, true) => Access::Atomic,
+        }
+    }
+
+    /// AT.
+    pub const fn address_type(self) -> AddressType {
+        match AT.of(self.hi) {
+            0 => AddressType::Untranslated,
+            1 => AddressType::Translation,
+            2 => AddressType::Translated,
+            _ => AddressType::Reserved,
+        }
+    }
+
+    /// EXE: execute was asked; means something with a PASID.
+    pub const fn execute(self) -> bool {
+        EXE.is_set(self.hi)
+    }
+
+    /// PRIV: privilege was asked; means something with a PASID.
+    pub const fn privileged(self) -> bool {
+        PRIV.is_set(self.hi)
+    }
+}
