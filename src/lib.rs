@@ -25,6 +25,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod dmar;
 mod host;
 
 pub use host::address::{DeviceId, Gpa, Hpa, INTERRUPT_RANGE, Iova, Nanos, PAGE, Pasid, Range, SourceId, UnitId};
