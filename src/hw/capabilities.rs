@@ -1,6 +1,6 @@
-//! What a unit can do: VER, CAP and ECAP. VT-d 11.4.1 to 11.4.3. In words for people: [`Capabilities::describe`].
+//! What a unit can do: VER, CAP and ECAP. VT-d 11.4.1 to 11.4.3.
 
-use super::field::Field;
+use super::field::{Field, encoding};
 use super::registers::at;
 
 /// Version of the architecture. VT-d 11.4.1.
@@ -19,15 +19,16 @@ impl Version {
     }
 }
 
-/// Width of second-stage input addresses, as the AW field of context and PASID table entries encodes it. VT-d 9.3, 9.6.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum AddressWidth {
-    /// 39 bits, 3 levels.
-    Bits39 = 1,
-    /// 48 bits, 4 levels.
-    Bits48 = 2,
-    /// 57 bits, 5 levels.
-    Bits57 = 3,
+encoding! {
+    /// Width of second-stage input addresses, as the AW field of context and PASID table entries encodes it. VT-d 9.3, 9.6.
+    pub enum AddressWidth {
+        /// 39 bits, 3 levels.
+        Bits39 = 1,
+        /// 48 bits, 4 levels.
+        Bits48 = 2,
+        /// 57 bits, 5 levels.
+        Bits57 = 3,
+    }
 }
 
 impl AddressWidth {
@@ -40,16 +41,6 @@ impl AddressWidth {
             3 => Some(AddressWidth::Bits39),
             4 => Some(AddressWidth::Bits48),
             5 => Some(AddressWidth::Bits57),
-            _ => None,
-        }
-    }
-
-    /// The width that an AW field encodes.
-    pub const fn of_field(aw: u64) -> Option<Self> {
-        match aw {
-            1 => Some(AddressWidth::Bits39),
-            2 => Some(AddressWidth::Bits48),
-            3 => Some(AddressWidth::Bits57),
             _ => None,
         }
     }

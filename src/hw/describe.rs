@@ -1,4 +1,4 @@
-//! A unit's capabilities in words for people, field by field.
+//! The capabilities of VT-d 11.4.1 to 11.4.3 in words for people, field by field.
 
 use super::capabilities::{AddressWidth, Cap, Capabilities, Ecap};
 use core::fmt::Arguments;

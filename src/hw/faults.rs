@@ -1,4 +1,4 @@
-//! Fault records. VT-d 11.4.7.6 (fault recording registers); the reasons: 7.2, 7.3 and 5.1.4.1.
+//! Fault records. VT-d 11.4.7.6. The reasons in them: 7.1.3 and 5.1.4.1.
 
 use super::field::Field;
 pub use super::reasons::{Reason, ReasonClass};
@@ -90,7 +90,7 @@ impl FaultRecord {
 
     /// The PASID, where the request had one.
     pub const fn pasid(self) -> Option<u32> {
-        if PP.is_set(self.hi) { Some(PV.of(self.hi) as u32) } else { None }
+        if PP.is_set(self.hi) && !self.reason().is_interrupt() { Some(PV.of(self.hi) as u32) } else { None }
     }
 
     /// Why.
@@ -98,7 +98,7 @@ impl FaultRecord {
         Reason(FR.of(self.hi) as u8)
     }
 
-    /// What was tried.
+    /// What was tried. Means nothing for an interrupt.
     pub const fn access(self) -> Access {
         match (T1.is_set(self.hi), T2.is_set(self.hi)) {
             (false, false) => Access::Write,
@@ -108,7 +108,7 @@ impl FaultRecord {
         }
     }
 
-    /// AT.
+    /// AT. Means nothing for an interrupt.
     pub const fn address_type(self) -> AddressType {
         match AT.of(self.hi) {
             0 => AddressType::Untranslated,
@@ -118,13 +118,13 @@ impl FaultRecord {
         }
     }
 
-    /// EXE: execute was asked; means something with a PASID.
+    /// EXE: a read with PASID asked to execute.
     pub const fn execute(self) -> bool {
-        EXE.is_set(self.hi)
+        EXE.is_set(self.hi) && self.pasid().is_some() && matches!(self.access(), Access::Read)
     }
 
-    /// PRIV: privilege was asked; means something with a PASID.
+    /// PRIV: a request with PASID asked for the supervisor's privilege.
     pub const fn privileged(self) -> bool {
-        PRIV.is_set(self.hi)
+        PRIV.is_set(self.hi) && self.pasid().is_some()
     }
 }

@@ -1,7 +1,7 @@
 //! Registers of the two invalidation interfaces and of the page request queue: values. VT-d 11.4.6 (register-based),
-//! 11.4.8 (invalidation queue), 11.4.11 (page request queue). Offsets are in `registers`.
+//! 11.4.9 (invalidation queue), 11.4.11 (page request queue). Offsets are in `registers`.
 
-use super::field::Field;
+use super::field::{Field, encoding};
 use bitflags::bitflags;
 
 /// A 4 KiB aligned address, bits 63:12.
@@ -9,39 +9,43 @@ const PAGE_ADDRESS: Field = Field::bits(63, 12);
 /// A number of pages as a power of two, bits 2:0 of IQA and PQA.
 const QUEUE_SIZE: Field = Field::bits(2, 0);
 
-/// How many bits of the function number a device-selective context invalidation ignores. CCMD.FM and the descriptor's FM.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum FunctionMask {
-    /// None: this function alone.
-    Exact = 0,
-    /// Bit 2.
-    Bit2 = 1,
-    /// Bits 2:1.
-    Bits2To1 = 2,
-    /// Bits 2:0: all functions of the device.
-    Bits2To0 = 3,
+encoding! {
+    /// Bits of the function number that a device-selective context invalidation ignores: for phantom functions. CCMD.FM
+    /// and FM of the descriptor.
+    pub enum FunctionMask {
+        /// None: this source id alone.
+        Exact = 0,
+        /// Bit 2.
+        Bit2 = 1,
+        /// Bits 2:1.
+        Bits2To1 = 2,
+        /// Bits 2:0: all functions of the device.
+        Bits2To0 = 3,
+    }
 }
 
-/// What a context-cache invalidation covers. CCMD.CIRG and CAIG; the descriptor's G has the same encoding.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum ContextScope {
-    /// Everything.
-    Global = 1,
-    /// A domain id.
-    Domain = 2,
-    /// A source id in a domain.
-    Device = 3,
+encoding! {
+    /// What a context-cache invalidation covers. CCMD.CIRG and CAIG; the descriptor's G has the same encoding.
+    pub enum ContextScope {
+        /// Everything.
+        Global = 1,
+        /// A domain id.
+        Domain = 2,
+        /// A source id in a domain.
+        Device = 3,
+    }
 }
 
-/// What an IOTLB invalidation covers. IOTLB.IIRG and IAIG; the descriptor's G has the same encoding.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum IotlbScope {
-    /// Everything.
-    Global = 1,
-    /// A domain id.
-    Domain = 2,
-    /// Pages of a domain.
-    Page = 3,
+encoding! {
+    /// What an IOTLB invalidation covers. IOTLB.IIRG and IAIG; the descriptor's G has the same encoding.
+    pub enum IotlbScope {
+        /// Everything.
+        Global = 1,
+        /// A domain id.
+        Domain = 2,
+        /// Pages of a domain.
+        Page = 3,
+    }
 }
 
 /// Which requests in flight an IOTLB invalidation drains; hardware of major version 2 and above drains both always.
@@ -99,12 +103,7 @@ impl Ccmd {
 
     /// What was done, at least as wide as asked; `None` where the request was refused. Read when no longer busy.
     pub const fn performed(self) -> Option<ContextScope> {
-        match CAIG.of(self.0) {
-            1 => Some(ContextScope::Global),
-            2 => Some(ContextScope::Domain),
-            3 => Some(ContextScope::Device),
-            _ => None,
-        }
+        ContextScope::of(CAIG.of(self.0))
     }
 }
 
@@ -113,7 +112,7 @@ pub(super) const HINT: Field = Field::bit(6);
 /// The address mask AM of IVA and of the IOTLB descriptors.
 pub(super) const MASK: Field = Field::bits(5, 0);
 
-/// IVA: which pages. VT-d 11.4.6.3. Also the second word of the IOTLB descriptors (VT-d 6.5.2.2, 6.5.2.3).
+/// IVA: which pages. VT-d 11.4.6.4. Also the second word of the IOTLB descriptors (VT-d 6.5.2.3, 6.5.2.4).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Iva(pub u64);
 
@@ -151,7 +150,7 @@ const IOTLB_DR: Field = Field::bit(49);
 const IOTLB_DW: Field = Field::bit(48);
 const IOTLB_DID: Field = Field::bits(47, 32);
 
-/// IOTLB: register-based invalidation of the IOTLB. VT-d 11.4.6.2. Starts when its top byte is written; for pages
+/// IOTLB: register-based invalidation of the IOTLB. VT-d 11.4.6.3. Starts when its top byte is written; for pages
 /// [`Iva`] is written before it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Iotlb(pub u64);
@@ -183,12 +182,7 @@ impl Iotlb {
 
     /// What was done, at least as wide as asked; `None` where the request was refused. Read when no longer busy.
     pub const fn performed(self) -> Option<IotlbScope> {
-        match IAIG.of(self.0) {
-            1 => Some(IotlbScope::Global),
-            2 => Some(IotlbScope::Domain),
-            3 => Some(IotlbScope::Page),
-            _ => None,
-        }
+        IotlbScope::of(IAIG.of(self.0))
     }
 }
 
@@ -196,13 +190,14 @@ const IQA_DW: Field = Field::bit(11);
 /// The byte offset in IQH and IQT.
 const IQ_OFFSET: Field = Field::bits(18, 4);
 
-/// Size of the descriptors in the invalidation queue. IQA.DW.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum DescriptorWidth {
-    /// 128 bits: legacy mode only.
-    Bits128 = 0,
-    /// 256 bits (ECAP.SMTS or ECAP.ADMS): every mode.
-    Bits256 = 1,
+encoding! {
+    /// Size of the descriptors in the invalidation queue. IQA.DW.
+    pub enum DescriptorWidth {
+        /// 128 bits: legacy mode only.
+        Bits128 = 0,
+        /// 256 bits (ECAP.SMTS or ECAP.ADMS): every mode.
+        Bits256 = 1,
+    }
 }
 
 impl DescriptorWidth {
@@ -227,7 +222,7 @@ impl DescriptorWidth {
     }
 }
 
-/// IQA. VT-d 11.4.8.3.
+/// IQA. VT-d 11.4.9.3.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Iqa(pub u64);
 
@@ -259,7 +254,7 @@ impl Iqa {
 }
 
 bitflags! {
-    /// Invalidation completion status. VT-d 11.4.8.4.
+    /// Invalidation completion status. VT-d 11.4.9.4.
     #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
     pub struct Ics: u32 {
         /// A wait descriptor with the interrupt flag completed (write 1 to clear).
@@ -272,7 +267,7 @@ const IQEI: Field = Field::bits(3, 0);
 const ITESID: Field = Field::bits(47, 32);
 const ICESID: Field = Field::bits(63, 48);
 
-/// IQERCD: why the queue stopped. VT-d 11.4.8.9. Each part means something while its bit in FSTS is set; old hardware
+/// IQERCD: why the queue stopped. VT-d 11.4.9.9. Each part means something while its bit in FSTS is set; old hardware
 /// reads 0.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Iqercd(pub u64);

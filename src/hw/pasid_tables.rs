@@ -1,7 +1,7 @@
 //! Scalable-mode context entry, PASID directory entry and PASID table entry. VT-d 9.4 to 9.6.
 
 use super::capabilities::AddressWidth;
-use super::field::Field;
+use super::field::{Field, encoding};
 
 /// P of every entry.
 const P: Field = Field::bit(0);
@@ -134,17 +134,18 @@ const WPE: Field = Field::bit(4);
 const EAFE: Field = Field::bit(7);
 const FIRST_TABLE: Field = Field::bits(63, 12);
 
-/// PGTT: how requests with this PASID are translated.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum PasidTranslation {
-    /// First-stage tables (ECAP.FSTS).
-    FirstStage = 1,
-    /// Second-stage tables (ECAP.SSTS).
-    SecondStage = 2,
-    /// First-stage tables of a guest, then second-stage tables (ECAP.NEST).
-    Nested = 3,
-    /// None (ECAP.PT).
-    PassThrough = 4,
+encoding! {
+    /// PGTT: how requests with this PASID are translated.
+    pub enum PasidTranslation {
+        /// First-stage tables (ECAP.FSTS).
+        FirstStage = 1,
+        /// Second-stage tables (ECAP.SSTS).
+        SecondStage = 2,
+        /// First-stage tables of a guest, then second-stage tables (ECAP.NEST).
+        Nested = 3,
+        /// None (ECAP.PT).
+        PassThrough = 4,
+    }
 }
 
 /// The first-stage half of a PASID table entry.
@@ -289,13 +290,7 @@ impl PasidEntry {
 
     /// PGTT; `None` for the reserved encodings.
     pub const fn translation(self) -> Option<PasidTranslation> {
-        match PGTT.of(self.words().0) {
-            1 => Some(PasidTranslation::FirstStage),
-            2 => Some(PasidTranslation::SecondStage),
-            3 => Some(PasidTranslation::Nested),
-            4 => Some(PasidTranslation::PassThrough),
-            _ => None,
-        }
+        PasidTranslation::of(PGTT.of(self.words().0))
     }
 
     /// The domain id.
@@ -305,7 +300,7 @@ impl PasidEntry {
 
     /// AW; `None` for 0 and the reserved encodings.
     pub const fn width(self) -> Option<AddressWidth> {
-        AddressWidth::of_field(AW.of(self.words().0))
+        AddressWidth::of(AW.of(self.words().0))
     }
 
     /// The second-stage half; `None` where AW is not one of the widths.

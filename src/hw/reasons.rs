@@ -1,4 +1,5 @@
-//! Fault reasons as data. VT-d 7.1.3 (tables of the fault conditions), 5.1.4.1 (interrupt remapping).
+//! Fault reasons as data. VT-d 7.1.3 (requests), 5.1.4.1 (interrupts). Codes of old revisions that the current one has
+//! dropped are named too: old hardware reports them.
 
 use core::fmt;
 
@@ -42,7 +43,8 @@ impl Reason {
         ROWS.binary_search_by_key(&self.0, |row| row.code).ok().and_then(|at| ROWS.get(at))
     }
 
-    /// The specification's name, "LRT.2"; "unknown" where there is none.
+    /// The specification's name, "LRT.2". It names no interrupt faults: those are "IR." and the code. "unknown" for what
+    /// no table lists.
     pub fn name(self) -> &'static str {
         self.row().map_or("unknown", |row| row.name)
     }
@@ -60,6 +62,11 @@ impl Reason {
     /// Whether FPD in the entry of the device, PASID or interrupt keeps the fault from being recorded.
     pub fn qualified(self) -> bool {
         self.row().is_some_and(|row| row.qualified)
+    }
+
+    /// Whether the request was an interrupt, so that the record says nothing of address, PASID and access.
+    pub const fn is_interrupt(self) -> bool {
+        matches!(self.0, 0x20..=0x2f)
     }
 
     /// Whether the record holds an interrupt index instead of an address.
@@ -145,7 +152,7 @@ static ROWS: &[Row] = &[
     row(0x5b, "SPT.4", Scalable, YES, "the PASID table entry has a width, translation type or table that the unit does not take"),
     row(0x5c, "SPT.5", Scalable, YES, "a request for execute, which the unit does not serve"),
     row(0x5d, "SPT.6", Scalable, YES, "a supervisor request with a PASID that serves none"),
-    row(0x60, "SPT.9", HostPermission, YES, "a translated address beyond the host permission table"),
+    row(0x60, "SPT.9", Scalable, YES, "a translated address is beyond the host permission table"),
     row(0x70, "SFS.1", FirstStage, YES, "a first-stage entry cannot be read: a table lies where no memory is"),
     row(0x71, "SFS.2", FirstStage, YES, "the page is not mapped in the first-stage tables"),
     row(0x72, "SFS.3", FirstStage, YES, "a first-stage entry has reserved bits set"),
@@ -175,7 +182,7 @@ static ROWS: &[Row] = &[
     row(0xa0, "HPT.1", HostPermission, YES, "an entry of the host permission table cannot be read: a table lies where no memory is"),
     row(0xa1, "HPT.2", HostPermission, YES, "an entry of the host permission table has reserved bits set"),
     row(0xa2, "HPT.3", HostPermission, YES, "the top host permission table cannot be read: it lies where no memory is"),
-    row(0xa3, "HPT.4", HostPermission, YES, "the host permission table gives no right to the page at all"),
+    row(0xa3, "HPT.4", HostPermission, YES, "a zero-length read of a page to which the host permission table gives no right"),
     row(0xa4, "HPT.5", HostPermission, YES, "the host permission table gives no right to write"),
     row(0xa5, "HPT.6", HostPermission, YES, "the host permission table gives no right to read"),
 ];

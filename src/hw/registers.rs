@@ -1,6 +1,7 @@
-//! Registers: offsets and values. VT-d 11.4 (all but the capability registers, which are in `capabilities`).
+//! Registers: offsets (VT-d 11.4) and the values of commands (11.4.4), root table (11.4.5), fault status and events
+//! (11.4.7), protected memory (11.4.8) and interrupt table (11.4.10). The others: `capabilities`, `invalidation`, `faults`.
 
-use super::field::Field;
+use super::field::{Field, encoding};
 use bitflags::bitflags;
 
 /// Offsets of the registers from the unit's base, in bytes. VT-d 11.4, table of the register map.
@@ -282,15 +283,16 @@ const TTM: Field = Field::bits(11, 10);
 /// RTADDR.SSIRWE.
 const SSIRWE: Field = Field::bit(7);
 
-/// RTADDR.TTM: what the root table is.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum TableMode {
-    /// Root table, context tables, second-stage tables.
-    Legacy = 0,
-    /// Root table, context tables, PASID tables.
-    Scalable = 1,
-    /// No tables: every request is blocked (ECAP.ADMS).
-    Abort = 3,
+encoding! {
+    /// RTADDR.TTM: what the root table is.
+    pub enum TableMode {
+        /// Root table, context tables, second-stage tables.
+        Legacy = 0,
+        /// Root table, context tables, PASID tables.
+        Scalable = 1,
+        /// No tables: every request is blocked (ECAP.ADMS).
+        Abort = 3,
+    }
 }
 
 /// RTADDR. VT-d 11.4.5. Nothing takes effect before GCMD.SRTP.
@@ -315,12 +317,7 @@ impl RootPointer {
 
     /// The mode; `None` for the reserved encoding.
     pub const fn mode(self) -> Option<TableMode> {
-        match TTM.of(self.0) {
-            0 => Some(TableMode::Legacy),
-            1 => Some(TableMode::Scalable),
-            3 => Some(TableMode::Abort),
-            _ => None,
-        }
+        TableMode::of(TTM.of(self.0))
     }
 
     /// Whether second-stage rights come from bits 61 and 62.
@@ -330,7 +327,7 @@ impl RootPointer {
 }
 
 bitflags! {
-    /// Protected memory enable. VT-d 11.4.10.1.
+    /// Protected memory enable. VT-d 11.4.8.1.
     #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
     pub struct Pmen: u32 {
         /// Protection on.
@@ -346,7 +343,7 @@ const EIME: Field = Field::bit(11);
 /// IRTA.S.
 const IRTA_SIZE: Field = Field::bits(3, 0);
 
-/// IRTA. VT-d 11.4.9. Nothing takes effect before GCMD.SIRTP.
+/// IRTA. VT-d 11.4.10. Nothing takes effect before GCMD.SIRTP.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Irta(pub u64);
 

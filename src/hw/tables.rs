@@ -1,10 +1,11 @@
-//! Root, context and PASID tables. VT-d 9.1 to 9.6. Page tables are in `pages`.
+//! Root entries and the legacy context entry (VT-d 9.1 to 9.3); indices of all tables above the page tables (3.4).
+//! Scalable entries: `pasid_tables`.
 //!
 //! An entry is built whole from what it must say; a change of one field is a new entry. Which words change together
 //! is the writer's concern (VT-d 6.2.2.1, 6.2.3.1).
 
 use super::capabilities::AddressWidth;
-use super::field::Field;
+use super::field::{Field, encoding};
 
 /// Entries in a root table, one for each bus, and in a legacy context table, one for each function of the bus.
 pub const ROOT_ENTRIES: usize = 256;
@@ -95,15 +96,16 @@ impl RootEntry {
     }
 }
 
-/// Translation type of a legacy context entry (TT).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Translation {
-    /// Untranslated requests go through second-stage tables; ATS is blocked.
-    Untranslated = 0,
-    /// The same, and ATS is allowed (ECAP.DT).
-    WithDeviceTlb = 1,
-    /// Untranslated requests pass as they are; ATS is blocked (ECAP.PT).
-    PassThrough = 2,
+encoding! {
+    /// Translation type of a legacy context entry (TT).
+    pub enum Translation {
+        /// Untranslated requests go through second-stage tables; ATS is blocked.
+        Untranslated = 0,
+        /// The same, and ATS is allowed (ECAP.DT).
+        WithDeviceTlb = 1,
+        /// Untranslated requests pass as they are; ATS is blocked (ECAP.PT).
+        PassThrough = 2,
+    }
 }
 
 const TT: Field = Field::bits(3, 2);
@@ -172,12 +174,7 @@ impl ContextEntry {
 
     /// TT; `None` for the reserved encoding.
     pub const fn translation(self) -> Option<Translation> {
-        match TT.of(self.lo) {
-            0 => Some(Translation::Untranslated),
-            1 => Some(Translation::WithDeviceTlb),
-            2 => Some(Translation::PassThrough),
-            _ => None,
-        }
+        Translation::of(TT.of(self.lo))
     }
 
     /// The top second-stage table.
@@ -187,7 +184,7 @@ impl ContextEntry {
 
     /// AW; `None` for the reserved encodings.
     pub const fn width(self) -> Option<AddressWidth> {
-        AddressWidth::of_field(CONTEXT_AW.of(self.hi))
+        AddressWidth::of(CONTEXT_AW.of(self.hi))
     }
 
     /// The domain id.
