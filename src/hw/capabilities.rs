@@ -340,3 +340,114 @@ impl Capabilities {
         if end > WINDOW { end.next_multiple_of(WINDOW) } else { WINDOW }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A Sapphire Rapids server's unit.
+    const SERVER: Capabilities =
+        Capabilities { version: Version(0x60), cap: Cap(0x19ed_008c_4078_0c66), ecap: Ecap(0x0003_ee9e_86f0_50df) };
+    /// QEMU's unit in its plainest form.
+    const QEMU: Capabilities =
+        Capabilities { version: Version(0x10), cap: Cap(0x80d2_008c_222f_0606), ecap: Ecap(0x00f0_0f4a) };
+
+    #[test]
+    fn server() {
+        let Capabilities { version, cap, ecap } = SERVER;
+        assert_eq!((version.major(), version.minor()), (6, 0));
+        assert_eq!((cap.domain_id_bits(), cap.domain_ids()), (Some(16), 65536));
+        assert!(cap.plmr() && cap.phmr() && cap.zlr() && cap.psi() && cap.dwd() && cap.drd());
+        assert!(!cap.afl() && !cap.rwbf() && !cap.cm());
+        assert_eq!((cap.sagaw(), cap.widest(), cap.mgaw()), (0b1100, Some(AddressWidth::Bits57), 57));
+        assert_eq!([2, 3, 4, 5, 6].map(|l| cap.supports_levels(l)), [false, false, true, true, false]);
+        assert_eq!((cap.fro(), cap.nfr(), cap.mamv(), cap.sslps()), (0x400, 1, 45, 3));
+        assert!(cap.pages_2m() && cap.pages_1g() && cap.fs1gp() && cap.pi() && cap.fs5lp());
+        assert!(!cap.ecmds() && !cap.esirtps() && !cap.esrtps());
+        assert!(ecap.c() && ecap.qi() && ecap.dt() && ecap.ir() && ecap.eim() && ecap.pt() && ecap.sc());
+        assert!(ecap.mts() && ecap.nest() && ecap.srs() && ecap.nwfs() && ecap.eafs() && ecap.dit() && ecap.pds());
+        assert!(ecap.smts() && ecap.ssads() && ecap.ssts() && ecap.fsts() && ecap.smpwcs() && ecap.rps());
+        assert!(!ecap.prs() && !ecap.ers() && !ecap.pasid() && !ecap.vcs() && !ecap.pms() && !ecap.adms());
+        assert_eq!((ecap.iro(), ecap.mhmv(), ecap.pss()), (0x500, 15, 20));
+        assert_eq!((SERVER.iva(), SERVER.iotlb(), SERVER.window()), (0x500, 0x508, 0x1000));
+        assert_eq!((SERVER.fault_record(0), SERVER.fault_record(1)), (Some(0x400), None));
+    }
+
+    #[test]
+    fn qemu() {
+        let Capabilities { version, cap, ecap } = QEMU;
+        assert_eq!((version.major(), version.minor()), (1, 0));
+        assert_eq!((cap.domain_ids(), cap.sagaw(), cap.widest()), (65536, 0b0110, Some(AddressWidth::Bits48)));
+        assert!(cap.supports(AddressWidth::Bits39) && !cap.supports(AddressWidth::Bits57));
+        assert_eq!((cap.mgaw(), cap.fro(), cap.nfr(), cap.mamv()), (48, 0x220, 1, 18));
+        assert!(cap.psi() && cap.dwd() && cap.drd() && cap.esrtps() && cap.pages_1g());
+        assert!(!cap.zlr() && !cap.rwbf() && !cap.plmr() && !cap.phmr() && !cap.cm() && !cap.fs1gp() && !cap.esirtps());
+        assert!(ecap.qi() && ecap.ir() && ecap.pt());
+        assert!(!ecap.c() && !ecap.dt() && !ecap.eim() && !ecap.sc() && !ecap.smts() && !ecap.pasid());
+        assert_eq!((ecap.iro(), ecap.mhmv(), QEMU.iotlb()), (0xf0, 15, 0xf8));
+    }
+
+    #[test]
+    fn qemu_in_scalable_mode() {
+        let second = Ecap(0x4800_80f0_0f4a);
+        assert!(second.smts() && second.ssts() && second.srs() && !second.fsts() && !second.nest());
+        let first = Ecap(0x8800_00f0_0f4a);
+        assert!(first.smts() && first.fsts() && !first.ssts() && !first.srs());
+        let svm = Ecap(0x8d9a_20f0_0f4e);
+        assert!(svm.dt() && svm.prs() && svm.nwfs() && svm.pasid() && svm.pds() && svm.fsts() && !svm.rps());
+        assert_eq!(svm.pss(), 20);
+        assert!(Cap(0x81d2_008c_222f_0606).fs1gp());
+    }
+
+    #[test]
+    fn nesting_needs_both_stages_and_scalable_mode() {
+        let all = 1 << 26 | 1 << 43 | 1 << 46 | 1 << 47;
+        assert!(Ecap(all).nest());
+        for missing in [26, 43, 46, 47] {
+            assert!(!Ecap(all & !(1 << missing)).nest());
+        }
+    }
+
+    #[test]
+    fn domain_ids() {
+        let ids = |nd| Cap(nd).domain_ids();
+        assert_eq!([ids(0), ids(2), ids(6), ids(7)], [16, 256, 65536, 0]);
+        assert_eq!(Cap(7).domain_id_bits(), None);
+    }
+
+    #[test]
+    fn widths() {
+        for (width, levels, bits) in
+            [(AddressWidth::Bits39, 3, 39), (AddressWidth::Bits48, 4, 48), (AddressWidth::Bits57, 5, 57)]
+        {
+            assert_eq!((width.levels(), width.bits()), (levels, bits));
+            assert_eq!((AddressWidth::of_levels(levels), AddressWidth::of(width as u64)), (Some(width), Some(width)));
+        }
+        assert_eq!((AddressWidth::of_levels(2), AddressWidth::of(0), AddressWidth::of(4)), (None, None, None));
+        // The reserved outer bits of SAGAW are no widths.
+        assert_eq!(Cap(0b1_0001 << 8).widest(), None);
+        assert_eq!(Cap(0b1_0011 << 8).widest(), Some(AddressWidth::Bits39));
+    }
+
+    #[test]
+    fn windows() {
+        let unit = |fro: u64, nfr: u64, iro: u64| Capabilities {
+            version: Version(0x10),
+            cap: Cap(fro << 24 | nfr << 40),
+            ecap: Ecap(iro << 8),
+        };
+        assert_eq!(unit(0x3ff, 255, 0).window(), 0x5000);
+        assert_eq!(unit(0x100, 0, 0x0f).window(), 0x2000);
+        assert_eq!(unit(0xff, 0, 0xff).window(), 0x1000);
+        assert_eq!(unit(0, 0, 0x3ff).window(), 0x4000);
+        assert_eq!((unit(0x40, 7, 0).fault_record(7), unit(0x40, 7, 0).fault_record(8)), (Some(0x470), None));
+    }
+
+    #[test]
+    fn plausible() {
+        assert!(SERVER.plausible() && QEMU.plausible());
+        let silent = Capabilities { version: Version(u32::MAX), cap: Cap(u64::MAX), ecap: Ecap(u64::MAX) };
+        assert!(!silent.plausible());
+        assert!(!Capabilities { version: Version(0), cap: Cap(0), ecap: Ecap(0) }.plausible());
+    }
+}

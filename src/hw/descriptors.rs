@@ -390,3 +390,6 @@ impl fmt::Display for Pages {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -364,3 +364,100 @@ bitflags! {
         const _ = !0;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn context_command() {
+        assert_eq!(Ccmd::global().0, 0xa000_0000_0000_0000);
+        assert_eq!(Ccmd::domain(0x1234).0, 0xc000_0000_0000_1234);
+        assert_eq!(Ccmd::device(5, 0x0100, FunctionMask::Bits2To0).0, 0xe000_0003_0100_0005);
+        assert!(Ccmd::global().busy() && !Ccmd(0x0800_0000_0000_0000).busy());
+        let performed = |caig: u64| Ccmd(caig << 59).performed();
+        assert_eq!(performed(0), None);
+        assert_eq!(performed(1), Some(ContextScope::Global));
+        assert_eq!(performed(2), Some(ContextScope::Domain));
+        assert_eq!(performed(3), Some(ContextScope::Device));
+    }
+
+    #[test]
+    fn iotlb_command() {
+        assert_eq!(Iotlb::global(Drain::NONE).0, 0x9000_0000_0000_0000);
+        assert_eq!(Iotlb::domain(5, Drain::BOTH).0, 0xa003_0005_0000_0000);
+        assert_eq!(Iotlb::page(5, Drain { reads: true, writes: false }).0, 0xb002_0005_0000_0000);
+        assert!(Iotlb::global(Drain::BOTH).busy() && !Iotlb(0x0200_0000_0000_0000).busy());
+        let performed = |iaig: u64| Iotlb(iaig << 57).performed();
+        assert_eq!(performed(0), None);
+        assert_eq!(performed(1), Some(IotlbScope::Global));
+        assert_eq!(performed(2), Some(IotlbScope::Domain));
+        assert_eq!(performed(3), Some(IotlbScope::Page));
+    }
+
+    #[test]
+    fn invalidation_address() {
+        assert_eq!(Iva::new(0x20_0fff, 9, false).0, 0x20_0009);
+        let iva = Iva::new(0xffff_ffff_ffff_f000, 18, true);
+        assert_eq!(iva.0, 0xffff_ffff_ffff_f052);
+        assert_eq!((iva.address(), iva.order(), iva.leaf_only()), (0xffff_ffff_ffff_f000, 18, true));
+    }
+
+    #[test]
+    fn covering_order() {
+        assert_eq!(order_covering(0x1000, 0x1fff), 0);
+        assert_eq!(order_covering(0, 0x1fff), 1);
+        // Neighbours over a boundary need the block that both lie in.
+        assert_eq!(order_covering(0x1f_f000, 0x20_0fff), 10);
+        assert_eq!(order_covering(0x20_0000, 0x3f_ffff), 9);
+        assert_eq!(order_covering(0, u64::MAX), 52);
+    }
+
+    #[test]
+    fn queue_address() {
+        let narrow = Iqa::new(0x2000, DescriptorWidth::Bits128, 0);
+        let wide = Iqa::new(0x2000, DescriptorWidth::Bits256, 0);
+        assert_eq!((narrow.0, narrow.entries()), (0x2000, 256));
+        assert_eq!((wide.0, wide.entries()), (0x2800, 128));
+        let large = Iqa::new(0x1_0000_0000, DescriptorWidth::Bits256, 7);
+        assert_eq!((large.0, large.bytes(), large.entries()), (0x1_0000_0807, 1 << 19, 1 << 14));
+        assert_eq!((large.base(), large.width()), (0x1_0000_0000, DescriptorWidth::Bits256));
+        assert_eq!(narrow.width(), DescriptorWidth::Bits128);
+    }
+
+    #[test]
+    fn slots_and_offsets() {
+        for (width, bytes) in [(DescriptorWidth::Bits128, 16), (DescriptorWidth::Bits256, 32)] {
+            assert_eq!(width.bytes(), bytes);
+            let last = Iqa::new(0, width, 7).entries() - 1;
+            for slot in [0, 1, 200, last] {
+                assert_eq!(width.offset(slot), u64::from(slot * bytes));
+                assert_eq!(width.index(width.offset(slot)), slot);
+            }
+        }
+        // Bit 19 and above and the lowest four are no part of the offset.
+        assert_eq!(DescriptorWidth::Bits128.index(0xffff_ffff_fff8_001f), 1);
+        assert_eq!(DescriptorWidth::Bits256.index(0x50), 2);
+    }
+
+    #[test]
+    fn queue_errors() {
+        let record = Iqercd(0x0200_0100_0000_0004);
+        assert_eq!((record.iqei(), record.itesid(), record.icesid()), (Iqei(4), Some(0x100), Some(0x200)));
+        assert_eq!((Iqercd(0).itesid(), Iqercd(0).icesid()), (None, None));
+        let texts: BTreeSet<_> = (0..=8).map(|code| Iqei(code).text()).collect();
+        assert_eq!(texts.len(), 9);
+        assert_eq!(Iqei(8).text(), Iqei(15).text());
+        assert_eq!(Ics::IWC.bits(), 1);
+    }
+
+    #[test]
+    fn page_request_queue() {
+        let queue = Pqa::new(0x8000, 3);
+        assert_eq!((queue.0, queue.base(), queue.bytes(), queue.entries()), (0x8003, 0x8000, 0x8000, 1024));
+        assert_eq!(Pqa::new(0, 0).entries(), 128);
+        assert_eq!((Pqa::offset(3), Pqa::index(0x60), Pqa::index(0xf_ffff)), (0x60, 3, 0x3fff));
+        assert_eq!((Prs::PPR.bits(), Prs::PRO.bits()), (1, 2));
+    }
+}

@@ -339,3 +339,80 @@ impl PasidEntry {
         PGSNP.is_set(self.words().1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn context() {
+        let all = Allowed { device_tlb: true, pasid: true, page_requests: true };
+        let entry = ScalableContextEntry::new(0x4000, 7, 0, all);
+        assert_eq!(entry.0, [0x4e1d, 0, 0, 0]);
+        assert_eq!((entry.directory(), entry.pasids(), entry.allowed()), (0x4000, 1 << 20, all));
+        let entry = ScalableContextEntry::new(0x4000, 0, 0xf_fff1, Allowed::default()).with_rid_priv();
+        assert_eq!(entry.0, [0x4001, 0x1f_fff1, 0, 0]);
+        assert_eq!((entry.rid_pasid(), entry.pasids(), entry.present()), (0xf_fff1, 1 << 13, true));
+        let one = |allowed| ScalableContextEntry::new(0, 0, 0, allowed).0[0] & !1;
+        assert_eq!(one(Allowed { device_tlb: true, ..Allowed::default() }), 4);
+        assert_eq!(one(Allowed { pasid: true, ..Allowed::default() }), 8);
+        assert_eq!(one(Allowed { page_requests: true, ..Allowed::default() }), 16);
+        let quiet = ScalableContextEntry::ABSENT.with_fpd(true);
+        assert_eq!((quiet.0[0], quiet.present(), quiet.fpd()), (2, false, true));
+    }
+
+    #[test]
+    fn directory() {
+        assert_eq!(DirectoryEntry::new(0x9000).0, 0x9001);
+        assert_eq!(DirectoryEntry(0x9003).table(), Some(0x9000));
+        assert!(DirectoryEntry(0x9003).fpd());
+        assert_eq!(DirectoryEntry(0x9002).table(), None);
+    }
+
+    #[test]
+    fn first_stage() {
+        let entry = PasidEntry::first_stage(FirstStage::four_levels(0x3000), 1).with_walk_snoop();
+        assert_eq!(entry.0, [0x41, 0x80_0001, 0x3000, 0, 0, 0, 0, 0]);
+        assert_eq!(entry.with_width(AddressWidth::Bits48).0[0], 0x49);
+        assert_eq!(entry.first(), Some(FirstStage::four_levels(0x3000)));
+        assert_eq!((entry.translation(), entry.did()), (Some(PasidTranslation::FirstStage), 1));
+        let table = 0xffff_8000_0000_5000;
+        let rest = FirstStage { table, five_levels: true, supervisor: true, write_protect: true, extended_accessed: true };
+        let entry = PasidEntry::first_stage(rest, 1);
+        assert_eq!(entry.0[2], 0xffff_8000_0000_5095);
+        assert_eq!(entry.first(), Some(rest));
+        assert_eq!(PasidEntry([0, 0, 8, 0, 0, 0, 0, 0]).first(), None);
+    }
+
+    #[test]
+    fn second_stage() {
+        let second = SecondStage::new(0x5000, AddressWidth::Bits48);
+        let entry = PasidEntry::second_stage(second, 2).with_walk_snoop();
+        assert_eq!(entry.0, [0x5089, 0x80_0002, 0, 0, 0, 0, 0, 0]);
+        assert_eq!((entry.second(), entry.walk_snoop(), entry.page_snoop()), (Some(second), true, false));
+        let dirty = SecondStage { accessed_dirty: true, ..second };
+        let entry = PasidEntry::second_stage(dirty, 2).with_page_snoop();
+        assert_eq!((entry.0[0], entry.0[1]), (0x5289, 0x100_0002));
+        assert_eq!((entry.second(), entry.page_snoop()), (Some(dirty), true));
+    }
+
+    #[test]
+    fn nested_and_pass_through() {
+        let second = SecondStage::new(0x5000, AddressWidth::Bits48);
+        let entry = PasidEntry::nested(FirstStage::four_levels(0x6000), second, 3);
+        assert_eq!(entry.0, [0x50c9, 3, 0x6000, 0, 0, 0, 0, 0]);
+        assert_eq!(PasidEntry::pass_through(1).0, [0x101, 1, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(PasidEntry::pass_through(1).second(), None);
+        assert_eq!(PasidEntry([0x141, 0, 0, 0, 0, 0, 0, 0]).translation(), None);
+    }
+
+    #[test]
+    fn flags() {
+        let entry = PasidEntry::pass_through(1).with_memory_types(true, true, 0x0007_0406);
+        assert_eq!(entry.0[1], 0x0007_0406_0600_0001);
+        let quiet = PasidEntry::ABSENT.with_fpd(true);
+        assert_eq!((quiet.0[0], quiet.present(), quiet.fpd()), (2, false, true));
+        let cleared = PasidEntry::pass_through(1).with_fpd(true).cleared();
+        assert_eq!((cleared.0[0], cleared.present(), cleared.did()), (0x102, false, 1));
+    }
+}

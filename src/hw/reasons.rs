@@ -186,3 +186,87 @@ static ROWS: &[Row] = &[
     row(0xa4, "HPT.5", HostPermission, YES, "the host permission table gives no right to write"),
     row(0xa5, "HPT.6", HostPermission, YES, "the host permission table gives no right to read"),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use std::string::ToString;
+    use std::vec::Vec;
+
+    #[test]
+    fn every_code_is_named_once() {
+        let codes: Vec<u8> = Reason::all().map(|r| r.0).collect();
+        let names: BTreeSet<_> = Reason::all().map(Reason::name).collect();
+        // The search by code relies on the order.
+        assert!(codes.is_sorted_by(|a, b| a < b));
+        assert_eq!(names.len(), codes.len());
+        for reason in Reason::all() {
+            assert!(!reason.text().is_empty() && reason.class() != ReasonClass::Unknown, "{reason:?}");
+        }
+    }
+
+    /// The codes again, as the specification's tables list them.
+    #[test]
+    fn no_code_is_missing() {
+        let ranges = [
+            0x01..=0x0e,
+            0x20..=0x2b,
+            0x30..=0x34,
+            0x38..=0x3a,
+            0x40..=0x49,
+            0x50..=0x52,
+            0x58..=0x5d,
+            0x60..=0x60,
+            0x70..=0x7d,
+            0x80..=0x89,
+            0x90..=0x91,
+            0xa0..=0xa5,
+        ];
+        let expected: Vec<u8> = ranges.into_iter().flatten().collect();
+        assert_eq!(Reason::all().map(|r| r.0).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn names_and_classes() {
+        let expect = [
+            (0x01, "LRT.2", ReasonClass::Legacy),
+            (0x08, "LRT.1", ReasonClass::Legacy),
+            (0x0e, "LGN.4", ReasonClass::Legacy),
+            (0x22, "IR.22", ReasonClass::Interrupt),
+            (0x33, "RTA.4", ReasonClass::RootAddress),
+            (0x48, "SCT.9", ReasonClass::Scalable),
+            (0x59, "SPT.2", ReasonClass::Scalable),
+            (0x60, "SPT.9", ReasonClass::Scalable),
+            (0x71, "SFS.2", ReasonClass::FirstStage),
+            (0x90, "SFS.9", ReasonClass::FirstStage),
+            (0x79, "SSS.2", ReasonClass::SecondStage),
+            (0x87, "SGN.8", ReasonClass::General),
+            (0xa3, "HPT.4", ReasonClass::HostPermission),
+        ];
+        for (code, name, class) in expect {
+            assert_eq!((Reason(code).name(), Reason(code).class()), (name, class));
+        }
+        assert_eq!(Reason(0x01).to_string(), std::format!("01h LRT.2: {}", Reason(0x01).text()));
+    }
+
+    /// What the specification's tables do not qualify, and nothing else, is recorded in spite of FPD.
+    #[test]
+    fn qualified() {
+        let always: Vec<u8> = Reason::all().filter(|r| !r.qualified()).map(|r| r.0).collect();
+        let expected = [
+            0x01, 0x08, 0x09, 0x0a, 0x20, 0x21, 0x23, 0x25, 0x29, 0x2a, 0x2b, 0x30, 0x31, 0x32, 0x33, 0x34, 0x38, 0x39,
+            0x3a, 0x40, 0x50, 0x58,
+        ];
+        assert_eq!(always, expected);
+    }
+
+    #[test]
+    fn unknown_codes() {
+        for code in [0x00, 0x0f, 0x2c, 0x5e, 0xff] {
+            let reason = Reason(code);
+            assert_eq!((reason.name(), reason.class(), reason.qualified()), ("unknown", ReasonClass::Unknown, false));
+            assert!(!reason.text().is_empty());
+        }
+    }
+}
