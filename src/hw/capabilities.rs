@@ -10,12 +10,12 @@ pub struct Version(pub u32);
 impl Version {
     /// Major number. Not a way to tell features: emulated units say 1 whatever they can.
     pub const fn major(self) -> u8 {
-        Field::bits(7, 4).of(self.0 as u64) as u8
+        const { Field::bits(7, 4) }.of(self.0 as u64) as u8
     }
 
     /// Minor number.
     pub const fn minor(self) -> u8 {
-        Field::bits(3, 0).of(self.0 as u64) as u8
+        const { Field::bits(3, 0) }.of(self.0 as u64) as u8
     }
 }
 
@@ -61,7 +61,7 @@ macro_rules! fields {
     ($($(#[$doc:meta])* $name:ident: $high:literal : $low:literal;)*) => {
         $($(#[$doc])*
         pub const fn $name(self) -> u8 {
-            Field::bits($high, $low).of(self.0) as u8
+            const { Field::bits($high, $low) }.of(self.0) as u8
         })*
     };
 }
@@ -71,7 +71,7 @@ macro_rules! flags {
     ($($(#[$doc:meta])* $name:ident: $at:literal;)*) => {
         $($(#[$doc])*
         pub const fn $name(self) -> bool {
-            Field::bit($at).is_set(self.0)
+            const { Field::bit($at) }.is_set(self.0)
         })*
     };
 }
@@ -143,7 +143,7 @@ impl Cap {
 
     /// The second-stage widths: bit 1 for 39, bit 2 for 48, bit 3 for 57 bits. The outer two bits are reserved.
     pub const fn sagaw(self) -> u8 {
-        Field::bits(12, 8).of(self.0) as u8
+        const { Field::bits(12, 8) }.of(self.0) as u8
     }
 
     /// Whether second-stage tables may have this width.
@@ -174,22 +174,22 @@ impl Cap {
 
     /// Bits of the widest address that the unit takes as input (MGAW).
     pub const fn mgaw(self) -> u8 {
-        Field::bits(21, 16).of(self.0) as u8 + 1
+        const { Field::bits(21, 16) }.of(self.0) as u8 + 1
     }
 
     /// Byte offset of the first fault recording register (FRO).
     pub const fn fro(self) -> u32 {
-        Field::bits(33, 24).of(self.0) as u32 * 16
+        const { Field::bits(33, 24) }.of(self.0) as u32 * 16
     }
 
     /// How many fault recording registers there are, 1 to 256 (NFR).
     pub const fn nfr(self) -> u32 {
-        Field::bits(47, 40).of(self.0) as u32 + 1
+        const { Field::bits(47, 40) }.of(self.0) as u32 + 1
     }
 
     /// Second-stage pages larger than 4 KiB as the field says: bit 0 for 2 MiB, bit 1 for 1 GiB.
     pub const fn sslps(self) -> u8 {
-        Field::bits(37, 34).of(self.0) as u8
+        const { Field::bits(37, 34) }.of(self.0) as u8
     }
 }
 
@@ -281,12 +281,12 @@ impl Ecap {
 
     /// Byte offset of IVA, which IOTLB follows (IRO).
     pub const fn iro(self) -> u32 {
-        Field::bits(17, 8).of(self.0) as u32 * 16
+        const { Field::bits(17, 8) }.of(self.0) as u32 * 16
     }
 
     /// Bits of a PASID, 1 to 20 (PSS); means something where [`pasid`](Ecap::pasid) is set.
     pub const fn pss(self) -> u8 {
-        Field::bits(39, 35).of(self.0) as u8 + 1
+        const { Field::bits(39, 35) }.of(self.0) as u8 + 1
     }
 
     /// Nested translation: the bit counts only where scalable mode has both stages.

@@ -36,12 +36,12 @@ pub const fn is_upper(sid: u16) -> bool {
 
 /// Index of a PASID in the PASID directory.
 pub const fn directory_index(pasid: u32) -> usize {
-    Field::bits(19, 6).of(pasid as u64) as usize
+    const { Field::bits(19, 6) }.of(pasid as u64) as usize
 }
 
 /// Index of a PASID in its PASID table.
 pub const fn pasid_index(pasid: u32) -> usize {
-    Field::bits(5, 0).of(pasid as u64) as usize
+    const { Field::bits(5, 0) }.of(pasid as u64) as usize
 }
 
 /// P of every entry.
