@@ -1,6 +1,6 @@
-//! What a unit can do: VER, CAP and ECAP. VT-d 11.4.1 to 11.4.3. In words for people: [`Capabilities::describe`].
+//! What a unit can do: VER, CAP and ECAP. VT-d 11.4.1 to 11.4.3.
 
-use super::field::Field;
+use super::field::{Field, encoding};
 use super::registers::at;
 
 /// Version of the architecture. VT-d 11.4.1.
@@ -10,24 +10,25 @@ pub struct Version(pub u32);
 impl Version {
     /// Major number. Not a way to tell features: emulated units say 1 whatever they can.
     pub const fn major(self) -> u8 {
-        Field::bits(7, 4).of(self.0 as u64) as u8
+        const { Field::bits(7, 4) }.of(self.0 as u64) as u8
     }
 
     /// Minor number.
     pub const fn minor(self) -> u8 {
-        Field::bits(3, 0).of(self.0 as u64) as u8
+        const { Field::bits(3, 0) }.of(self.0 as u64) as u8
     }
 }
 
-/// Width of second-stage input addresses, as the AW field of context and PASID table entries encodes it. VT-d 9.3, 9.6.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum AddressWidth {
-    /// 39 bits, 3 levels.
-    Bits39 = 1,
-    /// 48 bits, 4 levels.
-    Bits48 = 2,
-    /// 57 bits, 5 levels.
-    Bits57 = 3,
+encoding! {
+    /// Width of second-stage input addresses, as the AW field of context and PASID table entries encodes it. VT-d 9.3, 9.6.
+    pub enum AddressWidth {
+        /// 39 bits, 3 levels.
+        Bits39 = 1,
+        /// 48 bits, 4 levels.
+        Bits48 = 2,
+        /// 57 bits, 5 levels.
+        Bits57 = 3,
+    }
 }
 
 impl AddressWidth {
@@ -40,16 +41,6 @@ impl AddressWidth {
             3 => Some(AddressWidth::Bits39),
             4 => Some(AddressWidth::Bits48),
             5 => Some(AddressWidth::Bits57),
-            _ => None,
-        }
-    }
-
-    /// The width that an AW field encodes.
-    pub const fn of_field(aw: u64) -> Option<Self> {
-        match aw {
-            1 => Some(AddressWidth::Bits39),
-            2 => Some(AddressWidth::Bits48),
-            3 => Some(AddressWidth::Bits57),
             _ => None,
         }
     }
@@ -70,7 +61,7 @@ macro_rules! fields {
     ($($(#[$doc:meta])* $name:ident: $high:literal : $low:literal;)*) => {
         $($(#[$doc])*
         pub const fn $name(self) -> u8 {
-            Field::bits($high, $low).of(self.0) as u8
+            const { Field::bits($high, $low) }.of(self.0) as u8
         })*
     };
 }
@@ -80,7 +71,7 @@ macro_rules! flags {
     ($($(#[$doc:meta])* $name:ident: $at:literal;)*) => {
         $($(#[$doc])*
         pub const fn $name(self) -> bool {
-            Field::bit($at).is_set(self.0)
+            const { Field::bit($at) }.is_set(self.0)
         })*
     };
 }
@@ -152,7 +143,7 @@ impl Cap {
 
     /// The second-stage widths: bit 1 for 39, bit 2 for 48, bit 3 for 57 bits. The outer two bits are reserved.
     pub const fn sagaw(self) -> u8 {
-        Field::bits(12, 8).of(self.0) as u8
+        const { Field::bits(12, 8) }.of(self.0) as u8
     }
 
     /// Whether second-stage tables may have this width.
@@ -183,22 +174,22 @@ impl Cap {
 
     /// Bits of the widest address that the unit takes as input (MGAW).
     pub const fn mgaw(self) -> u8 {
-        Field::bits(21, 16).of(self.0) as u8 + 1
+        const { Field::bits(21, 16) }.of(self.0) as u8 + 1
     }
 
     /// Byte offset of the first fault recording register (FRO).
     pub const fn fro(self) -> u32 {
-        Field::bits(33, 24).of(self.0) as u32 * 16
+        const { Field::bits(33, 24) }.of(self.0) as u32 * 16
     }
 
     /// How many fault recording registers there are, 1 to 256 (NFR).
     pub const fn nfr(self) -> u32 {
-        Field::bits(47, 40).of(self.0) as u32 + 1
+        const { Field::bits(47, 40) }.of(self.0) as u32 + 1
     }
 
     /// Second-stage pages larger than 4 KiB as the field says: bit 0 for 2 MiB, bit 1 for 1 GiB.
     pub const fn sslps(self) -> u8 {
-        Field::bits(37, 34).of(self.0) as u8
+        const { Field::bits(37, 34) }.of(self.0) as u8
     }
 }
 
@@ -290,12 +281,12 @@ impl Ecap {
 
     /// Byte offset of IVA, which IOTLB follows (IRO).
     pub const fn iro(self) -> u32 {
-        Field::bits(17, 8).of(self.0) as u32 * 16
+        const { Field::bits(17, 8) }.of(self.0) as u32 * 16
     }
 
     /// Bits of a PASID, 1 to 20 (PSS); means something where [`pasid`](Ecap::pasid) is set.
     pub const fn pss(self) -> u8 {
-        Field::bits(39, 35).of(self.0) as u8 + 1
+        const { Field::bits(39, 35) }.of(self.0) as u8 + 1
     }
 
     /// Nested translation: the bit counts only where scalable mode has both stages.
@@ -347,5 +338,116 @@ impl Capabilities {
         let invalidation = self.iotlb() + 8;
         let end = if faults > invalidation { faults } else { invalidation };
         if end > WINDOW { end.next_multiple_of(WINDOW) } else { WINDOW }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A Sapphire Rapids server's unit.
+    const SERVER: Capabilities =
+        Capabilities { version: Version(0x60), cap: Cap(0x19ed_008c_4078_0c66), ecap: Ecap(0x0003_ee9e_86f0_50df) };
+    /// QEMU's unit in its plainest form.
+    const QEMU: Capabilities =
+        Capabilities { version: Version(0x10), cap: Cap(0x80d2_008c_222f_0606), ecap: Ecap(0x00f0_0f4a) };
+
+    #[test]
+    fn server() {
+        let Capabilities { version, cap, ecap } = SERVER;
+        assert_eq!((version.major(), version.minor()), (6, 0));
+        assert_eq!((cap.domain_id_bits(), cap.domain_ids()), (Some(16), 65536));
+        assert!(cap.plmr() && cap.phmr() && cap.zlr() && cap.psi() && cap.dwd() && cap.drd());
+        assert!(!cap.afl() && !cap.rwbf() && !cap.cm());
+        assert_eq!((cap.sagaw(), cap.widest(), cap.mgaw()), (0b1100, Some(AddressWidth::Bits57), 57));
+        assert_eq!([2, 3, 4, 5, 6].map(|l| cap.supports_levels(l)), [false, false, true, true, false]);
+        assert_eq!((cap.fro(), cap.nfr(), cap.mamv(), cap.sslps()), (0x400, 1, 45, 3));
+        assert!(cap.pages_2m() && cap.pages_1g() && cap.fs1gp() && cap.pi() && cap.fs5lp());
+        assert!(!cap.ecmds() && !cap.esirtps() && !cap.esrtps());
+        assert!(ecap.c() && ecap.qi() && ecap.dt() && ecap.ir() && ecap.eim() && ecap.pt() && ecap.sc());
+        assert!(ecap.mts() && ecap.nest() && ecap.srs() && ecap.nwfs() && ecap.eafs() && ecap.dit() && ecap.pds());
+        assert!(ecap.smts() && ecap.ssads() && ecap.ssts() && ecap.fsts() && ecap.smpwcs() && ecap.rps());
+        assert!(!ecap.prs() && !ecap.ers() && !ecap.pasid() && !ecap.vcs() && !ecap.pms() && !ecap.adms());
+        assert_eq!((ecap.iro(), ecap.mhmv(), ecap.pss()), (0x500, 15, 20));
+        assert_eq!((SERVER.iva(), SERVER.iotlb(), SERVER.window()), (0x500, 0x508, 0x1000));
+        assert_eq!((SERVER.fault_record(0), SERVER.fault_record(1)), (Some(0x400), None));
+    }
+
+    #[test]
+    fn qemu() {
+        let Capabilities { version, cap, ecap } = QEMU;
+        assert_eq!((version.major(), version.minor()), (1, 0));
+        assert_eq!((cap.domain_ids(), cap.sagaw(), cap.widest()), (65536, 0b0110, Some(AddressWidth::Bits48)));
+        assert!(cap.supports(AddressWidth::Bits39) && !cap.supports(AddressWidth::Bits57));
+        assert_eq!((cap.mgaw(), cap.fro(), cap.nfr(), cap.mamv()), (48, 0x220, 1, 18));
+        assert!(cap.psi() && cap.dwd() && cap.drd() && cap.esrtps() && cap.pages_1g());
+        assert!(!cap.zlr() && !cap.rwbf() && !cap.plmr() && !cap.phmr() && !cap.cm() && !cap.fs1gp() && !cap.esirtps());
+        assert!(ecap.qi() && ecap.ir() && ecap.pt());
+        assert!(!ecap.c() && !ecap.dt() && !ecap.eim() && !ecap.sc() && !ecap.smts() && !ecap.pasid());
+        assert_eq!((ecap.iro(), ecap.mhmv(), QEMU.iotlb()), (0xf0, 15, 0xf8));
+    }
+
+    #[test]
+    fn qemu_in_scalable_mode() {
+        let second = Ecap(0x4800_80f0_0f4a);
+        assert!(second.smts() && second.ssts() && second.srs() && !second.fsts() && !second.nest());
+        let first = Ecap(0x8800_00f0_0f4a);
+        assert!(first.smts() && first.fsts() && !first.ssts() && !first.srs());
+        let svm = Ecap(0x8d9a_20f0_0f4e);
+        assert!(svm.dt() && svm.prs() && svm.nwfs() && svm.pasid() && svm.pds() && svm.fsts() && !svm.rps());
+        assert_eq!(svm.pss(), 20);
+        assert!(Cap(0x81d2_008c_222f_0606).fs1gp());
+    }
+
+    #[test]
+    fn nesting_needs_both_stages_and_scalable_mode() {
+        let all = 1 << 26 | 1 << 43 | 1 << 46 | 1 << 47;
+        assert!(Ecap(all).nest());
+        for missing in [26, 43, 46, 47] {
+            assert!(!Ecap(all & !(1 << missing)).nest());
+        }
+    }
+
+    #[test]
+    fn domain_ids() {
+        let ids = |nd| Cap(nd).domain_ids();
+        assert_eq!([ids(0), ids(2), ids(6), ids(7)], [16, 256, 65536, 0]);
+        assert_eq!(Cap(7).domain_id_bits(), None);
+    }
+
+    #[test]
+    fn widths() {
+        for (width, levels, bits) in
+            [(AddressWidth::Bits39, 3, 39), (AddressWidth::Bits48, 4, 48), (AddressWidth::Bits57, 5, 57)]
+        {
+            assert_eq!((width.levels(), width.bits()), (levels, bits));
+            assert_eq!((AddressWidth::of_levels(levels), AddressWidth::of(width as u64)), (Some(width), Some(width)));
+        }
+        assert_eq!((AddressWidth::of_levels(2), AddressWidth::of(0), AddressWidth::of(4)), (None, None, None));
+        // The reserved outer bits of SAGAW are no widths.
+        assert_eq!(Cap(0b1_0001 << 8).widest(), None);
+        assert_eq!(Cap(0b1_0011 << 8).widest(), Some(AddressWidth::Bits39));
+    }
+
+    #[test]
+    fn windows() {
+        let unit = |fro: u64, nfr: u64, iro: u64| Capabilities {
+            version: Version(0x10),
+            cap: Cap(fro << 24 | nfr << 40),
+            ecap: Ecap(iro << 8),
+        };
+        assert_eq!(unit(0x3ff, 255, 0).window(), 0x5000);
+        assert_eq!(unit(0x100, 0, 0x0f).window(), 0x2000);
+        assert_eq!(unit(0xff, 0, 0xff).window(), 0x1000);
+        assert_eq!(unit(0, 0, 0x3ff).window(), 0x4000);
+        assert_eq!((unit(0x40, 7, 0).fault_record(7), unit(0x40, 7, 0).fault_record(8)), (Some(0x470), None));
+    }
+
+    #[test]
+    fn plausible() {
+        assert!(SERVER.plausible() && QEMU.plausible());
+        let silent = Capabilities { version: Version(u32::MAX), cap: Cap(u64::MAX), ecap: Ecap(u64::MAX) };
+        assert!(!silent.plausible());
+        assert!(!Capabilities { version: Version(0), cap: Cap(0), ecap: Ecap(0) }.plausible());
     }
 }

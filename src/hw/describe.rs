@@ -1,4 +1,4 @@
-//! A unit's capabilities in words for people, field by field.
+//! The capabilities of VT-d 11.4.1 to 11.4.3 in words for people, field by field.
 
 use super::capabilities::{AddressWidth, Cap, Capabilities, Ecap};
 use core::fmt::Arguments;
@@ -122,5 +122,83 @@ fn say<T: Copy>(flags: &Flags<T>, value: T, each: Each<'_>) {
         if reader(value) {
             each(name, format_args!("{words}"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hw::capabilities::Version;
+    use std::string::{String, ToString};
+    use std::vec::Vec;
+
+    fn lines(cap: u64, ecap: u64) -> Vec<(&'static str, String)> {
+        let mut lines = Vec::new();
+        let unit = Capabilities { version: Version(0x60), cap: Cap(cap), ecap: Ecap(ecap) };
+        unit.describe(&mut |name, words| lines.push((name, words.to_string())));
+        lines
+    }
+
+    fn says(lines: &[(&'static str, String)], name: &str, words: &str) -> bool {
+        lines.iter().any(|(n, w)| *n == name && w == words)
+    }
+
+    /// Each reader looks at its bit and at no other.
+    #[test]
+    fn flags_read_their_bits() {
+        let cap = [3, 4, 5, 6, 7, 22, 54, 55, 56, 59, 60, 61, 62, 63];
+        let ecap = [
+            1, 2, 3, 4, 6, 7, 25, 29, 30, 31, 33, 34, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 55, 56, 57,
+            58, 59, 60, 61, 62,
+        ];
+        assert_eq!((CAP.len(), ECAP.len()), (cap.len(), ecap.len()));
+        for ((name, reader, _), bit) in CAP.iter().zip(cap) {
+            assert!(reader(Cap(1 << bit)) && !reader(Cap(!(1 << bit))), "{name}");
+        }
+        for ((name, reader, _), bit) in ECAP.iter().zip(ecap) {
+            assert!(reader(Ecap(1 << bit)) && !reader(Ecap(!(1 << bit))), "{name}");
+        }
+    }
+
+    #[test]
+    fn server_in_words() {
+        let lines = lines(0x19ed_008c_4078_0c66, 0x0003_ee9e_86f0_50df);
+        for (name, words) in [
+            ("VER", "version 6.0"),
+            ("CAP.SAGAW", "48-bit, 4-level second stage"),
+            ("CAP.SAGAW", "57-bit, 5-level second stage"),
+            ("CAP.SSLPS", "2 MiB and 1 GiB pages"),
+            ("CAP.MGAW", "57-bit input addresses"),
+            ("CAP.ND", "65536 domain ids"),
+            ("CAP.NFR", "1 fault record at 0x400"),
+            ("CAP.PSI", "page-selective invalidation of up to 2^45 pages"),
+            ("ECAP.C", "tables are read through the CPU's caches"),
+            ("ECAP.QI", "queued invalidation"),
+            ("ECAP.NEST", "nested translation"),
+        ] {
+            assert!(says(&lines, name, words), "{name}: {words}");
+        }
+        // ECAP.PASID is 0 on this unit, whatever PSS says.
+        assert!(!lines.iter().any(|(name, _)| *name == "ECAP.PSS" || *name == "CAP.CM"));
+    }
+
+    #[test]
+    fn what_is_missing_is_said() {
+        let lines = lines(0x0000_0300_0000_0007, 1 << 26);
+        for (name, words) in [
+            ("CAP.SAGAW", "no second stage"),
+            ("CAP.SSLPS", "4 KiB pages only"),
+            ("CAP.ND", "reserved number of domain ids"),
+            ("CAP.NFR", "4 fault records at 0x0"),
+            ("ECAP.C", "tables must be flushed to memory"),
+            ("ECAP.NEST", "nested translation without what it needs: not used"),
+        ] {
+            assert!(says(&lines, name, words), "{name}: {words}");
+        }
+    }
+
+    #[test]
+    fn pasid_width_is_said() {
+        assert!(says(&lines(0, 0x8d9a_20f0_0f4e), "ECAP.PSS", "PASIDs of 20 bits"));
     }
 }

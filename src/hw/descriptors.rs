@@ -1,6 +1,6 @@
-//! Descriptors of the invalidation queue. VT-d 6.5.2.
+//! Descriptors of the invalidation queue. VT-d 6.5.2.1 to 6.5.2.9, 7.6.1 (page group response).
 
-use super::field::Field;
+use super::field::{Field, encoding};
 use super::invalidation::{ContextScope, Drain, FunctionMask, IotlbScope, Iva};
 use bitflags::bitflags;
 use core::fmt;
@@ -9,29 +9,30 @@ use core::fmt;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Descriptor(pub [u64; 4]);
 
-/// Type of a descriptor.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Kind {
-    /// Context cache.
-    ContextCache = 1,
-    /// IOTLB.
-    Iotlb = 2,
-    /// Device-TLB.
-    DeviceTlb = 3,
-    /// Interrupt entry cache.
-    InterruptCache = 4,
-    /// Wait.
-    Wait = 5,
-    /// PASID-based IOTLB.
-    PasidIotlb = 6,
-    /// PASID cache.
-    PasidCache = 7,
-    /// PASID-based device-TLB.
-    PasidDeviceTlb = 8,
-    /// Page group response.
-    PageGroupResponse = 9,
-    /// Host permission table cache.
-    HostPermission = 10,
+encoding! {
+    /// Type of a descriptor.
+    pub enum Kind {
+        /// Context cache.
+        ContextCache = 1,
+        /// IOTLB.
+        Iotlb = 2,
+        /// Device-TLB.
+        DeviceTlb = 3,
+        /// Interrupt entry cache.
+        InterruptCache = 4,
+        /// Wait.
+        Wait = 5,
+        /// PASID-based IOTLB.
+        PasidIotlb = 6,
+        /// PASID cache.
+        PasidCache = 7,
+        /// PASID-based device-TLB.
+        PasidDeviceTlb = 8,
+        /// Page group response.
+        PageGroupResponse = 9,
+        /// Host permission table cache.
+        HostPermission = 10,
+    }
 }
 
 impl Kind {
@@ -42,7 +43,7 @@ impl Kind {
 }
 
 bitflags! {
-    /// Flags of the wait descriptor. VT-d 6.5.2.8. That a status is written follows from its being given.
+    /// Flags of the wait descriptor. VT-d 6.5.2.9. That a status is written follows from its being given.
     #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
     pub struct WaitFlags: u64 {
         /// Completion sets ICS.IWC and raises the invalidation event.
@@ -54,15 +55,16 @@ bitflags! {
     }
 }
 
-/// How a page request group is answered. VT-d 7.7.1 (PCIe PRI).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum ResponseCode {
-    /// The pages are there; ask again.
-    Success = 0,
-    /// A page does not exist or the access is not allowed.
-    Invalid = 1,
-    /// Something is broken; the device stops asking.
-    Failure = 15,
+encoding! {
+    /// How a page request group is answered. VT-d 7.6.1.
+    pub enum ResponseCode {
+        /// The pages are there; ask again.
+        Success = 0,
+        /// A page does not exist or the access is not allowed.
+        Invalid = 1,
+        /// Something is broken; the device stops asking.
+        Failure = 15,
+    }
 }
 
 /// How many device-TLB invalidations a function takes at once (ECAP.DIT; all 0 without).
@@ -79,7 +81,7 @@ impl Throttle {
     pub const NONE: Throttle = Throttle { pfsid: 0, mip: 0 };
 }
 
-/// Pages of a device-TLB invalidation: address and size in one. VT-d 6.5.2.5.
+/// Pages of a device-TLB invalidation: address and size in one. VT-d 6.5.2.5, 6.5.3.3, and ATS in PCI Express.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct DeviceTlbRange {
     /// Bits 63:12, the size encoded in their low end if `large`.
@@ -285,19 +287,7 @@ impl Descriptor {
         if TYPE_HIGH.is_set(q0) {
             return None;
         }
-        match TYPE.of(q0) {
-            1 => Some(Kind::ContextCache),
-            2 => Some(Kind::Iotlb),
-            3 => Some(Kind::DeviceTlb),
-            4 => Some(Kind::InterruptCache),
-            5 => Some(Kind::Wait),
-            6 => Some(Kind::PasidIotlb),
-            7 => Some(Kind::PasidCache),
-            8 => Some(Kind::PasidDeviceTlb),
-            9 => Some(Kind::PageGroupResponse),
-            10 => Some(Kind::HostPermission),
-            _ => None,
-        }
+        Kind::of(TYPE.of(q0))
     }
 
     /// The first two words, all that a 128-bit slot holds.
@@ -400,3 +390,6 @@ impl fmt::Display for Pages {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,4 @@
-//! Fault records. VT-d 11.4.7.6 (fault recording registers); the reasons: 7.2, 7.3 and 5.1.4.1.
+//! Fault records. VT-d 11.4.7.6. The reasons in them: 7.1.3 and 5.1.4.1.
 
 use super::field::Field;
 pub use super::reasons::{Reason, ReasonClass};
@@ -28,6 +28,18 @@ pub enum Access {
     PageRequest,
     /// An atomic operation.
     Atomic,
+}
+
+impl Access {
+    /// In words.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Access::Write => "write",
+            Access::Read => "read",
+            Access::PageRequest => "page request",
+            Access::Atomic => "atomic operation",
+        }
+    }
 }
 
 /// What the device says of the address (AT).
@@ -90,7 +102,7 @@ impl FaultRecord {
 
     /// The PASID, where the request had one.
     pub const fn pasid(self) -> Option<u32> {
-        if PP.is_set(self.hi) { Some(PV.of(self.hi) as u32) } else { None }
+        if PP.is_set(self.hi) && !self.reason().is_interrupt() { Some(PV.of(self.hi) as u32) } else { None }
     }
 
     /// Why.
@@ -98,7 +110,7 @@ impl FaultRecord {
         Reason(FR.of(self.hi) as u8)
     }
 
-    /// What was tried.
+    /// What was tried. Means nothing for an interrupt.
     pub const fn access(self) -> Access {
         match (T1.is_set(self.hi), T2.is_set(self.hi)) {
             (false, false) => Access::Write,
@@ -108,7 +120,7 @@ impl FaultRecord {
         }
     }
 
-    /// AT.
+    /// AT. Means nothing for an interrupt.
     pub const fn address_type(self) -> AddressType {
         match AT.of(self.hi) {
             0 => AddressType::Untranslated,
@@ -118,13 +130,71 @@ impl FaultRecord {
         }
     }
 
-    /// EXE: execute was asked; means something with a PASID.
+    /// EXE: a read with PASID asked to execute.
     pub const fn execute(self) -> bool {
-        EXE.is_set(self.hi)
+        EXE.is_set(self.hi) && self.pasid().is_some() && matches!(self.access(), Access::Read)
     }
 
-    /// PRIV: privilege was asked; means something with a PASID.
+    /// PRIV: a request with PASID asked for the supervisor's privilege.
     pub const fn privileged(self) -> bool {
-        PRIV.is_set(self.hi)
+        PRIV.is_set(self.hi) && self.pasid().is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn record(lo: u64, hi: u64) -> FaultRecord {
+        FaultRecord { lo, hi }
+    }
+
+    #[test]
+    fn plain_read() {
+        let r = record(0x0000_7fff_1234_5abc, 0xc000_0006_0000_0108);
+        assert_eq!((r.valid(), r.source(), r.address()), (true, 0x0108, 0x7fff_1234_5000));
+        assert_eq!((r.reason(), r.access(), r.pasid()), (Reason(6), Access::Read, None));
+        assert_eq!((r.address_type(), r.interrupt_index()), (AddressType::Untranslated, None));
+        assert!(!r.execute() && !r.privileged());
+        assert!(!record(0, 0x4000_0006_0000_0108).valid());
+    }
+
+    #[test]
+    fn kinds_of_access() {
+        let access = |t1: u64, t2: u64| record(0, t1 << 62 | t2 << 28).access();
+        assert_eq!(access(0, 0), Access::Write);
+        assert_eq!(access(0, 1), Access::PageRequest);
+        assert_eq!(access(1, 0), Access::Read);
+        assert_eq!(access(1, 1), Access::Atomic);
+        let kind = |at: u64| record(0, at << 60).address_type();
+        assert_eq!([kind(0), kind(1)], [AddressType::Untranslated, AddressType::Translation]);
+        assert_eq!([kind(2), kind(3)], [AddressType::Translated, AddressType::Reserved]);
+    }
+
+    #[test]
+    fn with_pasid() {
+        // A privileged read with execute, PASID 5, reason 71h.
+        let r = record(0x1000, 0xc000_0571_e000_0200);
+        assert_eq!((r.pasid(), r.reason(), r.execute(), r.privileged()), (Some(5), Reason(0x71), true, true));
+        assert_eq!(record(0, 0xcfff_ff71_8000_0200).pasid(), Some(0xf_ffff));
+        // The same bits without PP, and execute of a write, mean nothing.
+        let r = record(0x1000, 0xc000_0571_6000_0200);
+        assert_eq!((r.pasid(), r.execute(), r.privileged()), (None, false, false));
+        assert!(!record(0x1000, 0x8000_0571_e000_0200).execute());
+    }
+
+    #[test]
+    fn interrupts() {
+        let r = record(0x1234_0000_0000_0000, 0x8000_0022_0000_f0f8);
+        assert_eq!((r.source(), r.interrupt_index(), r.reason()), (0xf0f8, Some(0x1234), Reason(0x22)));
+        let without = [0x20, 0x25, 0x29, 0x2a, 0x2b].map(|code| record(u64::MAX, code << 32).interrupt_index());
+        assert_eq!(without, [None; 5]);
+        assert_eq!(record(0, 0x8000_0022_8000_0000).pasid(), None);
+    }
+
+    #[test]
+    fn clearing() {
+        assert_eq!((FaultRecord::CLEAR, FaultRecord::LAST_DWORD), (0x8000_0000, 12));
+        assert!(FaultRecord::is_valid(0xc000_0006) && !FaultRecord::is_valid(0x4000_0006));
     }
 }

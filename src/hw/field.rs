@@ -44,3 +44,25 @@ impl Field {
         word & self.mask.wrapping_shl(self.low)
     }
 }
+
+/// An enum whose values are the encodings of a field, and the way back from a field's value.
+macro_rules! encoding {
+    ($(#[$doc:meta])* pub enum $name:ident { $($(#[$what:meta])* $variant:ident = $value:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        pub enum $name {
+            $($(#[$what])* $variant = $value,)*
+        }
+
+        impl $name {
+            /// What a field with this value says; `None` where the value is reserved.
+            pub const fn of(value: u64) -> Option<Self> {
+                match value {
+                    $($value => Some($name::$variant),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+pub(super) use encoding;

@@ -1,7 +1,7 @@
 //! Registers of the two invalidation interfaces and of the page request queue: values. VT-d 11.4.6 (register-based),
-//! 11.4.8 (invalidation queue), 11.4.11 (page request queue). Offsets are in `registers`.
+//! 11.4.9 (invalidation queue), 11.4.11 (page request queue). Offsets are in `registers`.
 
-use super::field::Field;
+use super::field::{Field, encoding};
 use bitflags::bitflags;
 
 /// A 4 KiB aligned address, bits 63:12.
@@ -9,39 +9,43 @@ const PAGE_ADDRESS: Field = Field::bits(63, 12);
 /// A number of pages as a power of two, bits 2:0 of IQA and PQA.
 const QUEUE_SIZE: Field = Field::bits(2, 0);
 
-/// How many bits of the function number a device-selective context invalidation ignores. CCMD.FM and the descriptor's FM.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum FunctionMask {
-    /// None: this function alone.
-    Exact = 0,
-    /// Bit 2.
-    Bit2 = 1,
-    /// Bits 2:1.
-    Bits2To1 = 2,
-    /// Bits 2:0: all functions of the device.
-    Bits2To0 = 3,
+encoding! {
+    /// Bits of the function number that a device-selective context invalidation ignores: for phantom functions. CCMD.FM
+    /// and FM of the descriptor.
+    pub enum FunctionMask {
+        /// None: this source id alone.
+        Exact = 0,
+        /// Bit 2.
+        Bit2 = 1,
+        /// Bits 2:1.
+        Bits2To1 = 2,
+        /// Bits 2:0: all functions of the device.
+        Bits2To0 = 3,
+    }
 }
 
-/// What a context-cache invalidation covers. CCMD.CIRG and CAIG; the descriptor's G has the same encoding.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum ContextScope {
-    /// Everything.
-    Global = 1,
-    /// A domain id.
-    Domain = 2,
-    /// A source id in a domain.
-    Device = 3,
+encoding! {
+    /// What a context-cache invalidation covers. CCMD.CIRG and CAIG; the descriptor's G has the same encoding.
+    pub enum ContextScope {
+        /// Everything.
+        Global = 1,
+        /// A domain id.
+        Domain = 2,
+        /// A source id in a domain.
+        Device = 3,
+    }
 }
 
-/// What an IOTLB invalidation covers. IOTLB.IIRG and IAIG; the descriptor's G has the same encoding.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum IotlbScope {
-    /// Everything.
-    Global = 1,
-    /// A domain id.
-    Domain = 2,
-    /// Pages of a domain.
-    Page = 3,
+encoding! {
+    /// What an IOTLB invalidation covers. IOTLB.IIRG and IAIG; the descriptor's G has the same encoding.
+    pub enum IotlbScope {
+        /// Everything.
+        Global = 1,
+        /// A domain id.
+        Domain = 2,
+        /// Pages of a domain.
+        Page = 3,
+    }
 }
 
 /// Which requests in flight an IOTLB invalidation drains; hardware of major version 2 and above drains both always.
@@ -99,12 +103,7 @@ impl Ccmd {
 
     /// What was done, at least as wide as asked; `None` where the request was refused. Read when no longer busy.
     pub const fn performed(self) -> Option<ContextScope> {
-        match CAIG.of(self.0) {
-            1 => Some(ContextScope::Global),
-            2 => Some(ContextScope::Domain),
-            3 => Some(ContextScope::Device),
-            _ => None,
-        }
+        ContextScope::of(CAIG.of(self.0))
     }
 }
 
@@ -113,7 +112,7 @@ pub(super) const HINT: Field = Field::bit(6);
 /// The address mask AM of IVA and of the IOTLB descriptors.
 pub(super) const MASK: Field = Field::bits(5, 0);
 
-/// IVA: which pages. VT-d 11.4.6.3. Also the second word of the IOTLB descriptors (VT-d 6.5.2.2, 6.5.2.3).
+/// IVA: which pages. VT-d 11.4.6.4. Also the second word of the IOTLB descriptors (VT-d 6.5.2.3, 6.5.2.4).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Iva(pub u64);
 
@@ -151,7 +150,7 @@ const IOTLB_DR: Field = Field::bit(49);
 const IOTLB_DW: Field = Field::bit(48);
 const IOTLB_DID: Field = Field::bits(47, 32);
 
-/// IOTLB: register-based invalidation of the IOTLB. VT-d 11.4.6.2. Starts when its top byte is written; for pages
+/// IOTLB: register-based invalidation of the IOTLB. VT-d 11.4.6.3. Starts when its top byte is written; for pages
 /// [`Iva`] is written before it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Iotlb(pub u64);
@@ -183,12 +182,7 @@ impl Iotlb {
 
     /// What was done, at least as wide as asked; `None` where the request was refused. Read when no longer busy.
     pub const fn performed(self) -> Option<IotlbScope> {
-        match IAIG.of(self.0) {
-            1 => Some(IotlbScope::Global),
-            2 => Some(IotlbScope::Domain),
-            3 => Some(IotlbScope::Page),
-            _ => None,
-        }
+        IotlbScope::of(IAIG.of(self.0))
     }
 }
 
@@ -196,13 +190,14 @@ const IQA_DW: Field = Field::bit(11);
 /// The byte offset in IQH and IQT.
 const IQ_OFFSET: Field = Field::bits(18, 4);
 
-/// Size of the descriptors in the invalidation queue. IQA.DW.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum DescriptorWidth {
-    /// 128 bits: legacy mode only.
-    Bits128 = 0,
-    /// 256 bits (ECAP.SMTS or ECAP.ADMS): every mode.
-    Bits256 = 1,
+encoding! {
+    /// Size of the descriptors in the invalidation queue. IQA.DW.
+    pub enum DescriptorWidth {
+        /// 128 bits: legacy mode only.
+        Bits128 = 0,
+        /// 256 bits (ECAP.SMTS or ECAP.ADMS): every mode.
+        Bits256 = 1,
+    }
 }
 
 impl DescriptorWidth {
@@ -227,7 +222,7 @@ impl DescriptorWidth {
     }
 }
 
-/// IQA. VT-d 11.4.8.3.
+/// IQA. VT-d 11.4.9.3.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Iqa(pub u64);
 
@@ -259,7 +254,7 @@ impl Iqa {
 }
 
 bitflags! {
-    /// Invalidation completion status. VT-d 11.4.8.4.
+    /// Invalidation completion status. VT-d 11.4.9.4.
     #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
     pub struct Ics: u32 {
         /// A wait descriptor with the interrupt flag completed (write 1 to clear).
@@ -272,7 +267,7 @@ const IQEI: Field = Field::bits(3, 0);
 const ITESID: Field = Field::bits(47, 32);
 const ICESID: Field = Field::bits(63, 48);
 
-/// IQERCD: why the queue stopped. VT-d 11.4.8.9. Each part means something while its bit in FSTS is set; old hardware
+/// IQERCD: why the queue stopped. VT-d 11.4.9.9. Each part means something while its bit in FSTS is set; old hardware
 /// reads 0.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Iqercd(pub u64);
@@ -367,5 +362,102 @@ bitflags! {
         /// The queue overflowed (write 1 to clear).
         const PRO = 1 << 1;
         const _ = !0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn context_command() {
+        assert_eq!(Ccmd::global().0, 0xa000_0000_0000_0000);
+        assert_eq!(Ccmd::domain(0x1234).0, 0xc000_0000_0000_1234);
+        assert_eq!(Ccmd::device(5, 0x0100, FunctionMask::Bits2To0).0, 0xe000_0003_0100_0005);
+        assert!(Ccmd::global().busy() && !Ccmd(0x0800_0000_0000_0000).busy());
+        let performed = |caig: u64| Ccmd(caig << 59).performed();
+        assert_eq!(performed(0), None);
+        assert_eq!(performed(1), Some(ContextScope::Global));
+        assert_eq!(performed(2), Some(ContextScope::Domain));
+        assert_eq!(performed(3), Some(ContextScope::Device));
+    }
+
+    #[test]
+    fn iotlb_command() {
+        assert_eq!(Iotlb::global(Drain::NONE).0, 0x9000_0000_0000_0000);
+        assert_eq!(Iotlb::domain(5, Drain::BOTH).0, 0xa003_0005_0000_0000);
+        assert_eq!(Iotlb::page(5, Drain { reads: true, writes: false }).0, 0xb002_0005_0000_0000);
+        assert!(Iotlb::global(Drain::BOTH).busy() && !Iotlb(0x0200_0000_0000_0000).busy());
+        let performed = |iaig: u64| Iotlb(iaig << 57).performed();
+        assert_eq!(performed(0), None);
+        assert_eq!(performed(1), Some(IotlbScope::Global));
+        assert_eq!(performed(2), Some(IotlbScope::Domain));
+        assert_eq!(performed(3), Some(IotlbScope::Page));
+    }
+
+    #[test]
+    fn invalidation_address() {
+        assert_eq!(Iva::new(0x20_0fff, 9, false).0, 0x20_0009);
+        let iva = Iva::new(0xffff_ffff_ffff_f000, 18, true);
+        assert_eq!(iva.0, 0xffff_ffff_ffff_f052);
+        assert_eq!((iva.address(), iva.order(), iva.leaf_only()), (0xffff_ffff_ffff_f000, 18, true));
+    }
+
+    #[test]
+    fn covering_order() {
+        assert_eq!(order_covering(0x1000, 0x1fff), 0);
+        assert_eq!(order_covering(0, 0x1fff), 1);
+        // Neighbours over a boundary need the block that both lie in.
+        assert_eq!(order_covering(0x1f_f000, 0x20_0fff), 10);
+        assert_eq!(order_covering(0x20_0000, 0x3f_ffff), 9);
+        assert_eq!(order_covering(0, u64::MAX), 52);
+    }
+
+    #[test]
+    fn queue_address() {
+        let narrow = Iqa::new(0x2000, DescriptorWidth::Bits128, 0);
+        let wide = Iqa::new(0x2000, DescriptorWidth::Bits256, 0);
+        assert_eq!((narrow.0, narrow.entries()), (0x2000, 256));
+        assert_eq!((wide.0, wide.entries()), (0x2800, 128));
+        let large = Iqa::new(0x1_0000_0000, DescriptorWidth::Bits256, 7);
+        assert_eq!((large.0, large.bytes(), large.entries()), (0x1_0000_0807, 1 << 19, 1 << 14));
+        assert_eq!((large.base(), large.width()), (0x1_0000_0000, DescriptorWidth::Bits256));
+        assert_eq!(narrow.width(), DescriptorWidth::Bits128);
+    }
+
+    #[test]
+    fn slots_and_offsets() {
+        for (width, bytes) in [(DescriptorWidth::Bits128, 16), (DescriptorWidth::Bits256, 32)] {
+            assert_eq!(width.bytes(), bytes);
+            let last = Iqa::new(0, width, 7).entries() - 1;
+            for slot in [0, 1, 200, last] {
+                assert_eq!(width.offset(slot), u64::from(slot * bytes));
+                assert_eq!(width.index(width.offset(slot)), slot);
+            }
+        }
+        // Bit 19 and above and the lowest four are no part of the offset.
+        assert_eq!(DescriptorWidth::Bits128.index(0xffff_ffff_fff8_001f), 1);
+        assert_eq!(DescriptorWidth::Bits256.index(0x50), 2);
+    }
+
+    #[test]
+    fn queue_errors() {
+        let record = Iqercd(0x0200_0100_0000_0004);
+        assert_eq!((record.iqei(), record.itesid(), record.icesid()), (Iqei(4), Some(0x100), Some(0x200)));
+        assert_eq!((Iqercd(0).itesid(), Iqercd(0).icesid()), (None, None));
+        let texts: BTreeSet<_> = (0..=8).map(|code| Iqei(code).text()).collect();
+        assert_eq!(texts.len(), 9);
+        assert_eq!(Iqei(8).text(), Iqei(15).text());
+        assert_eq!(Ics::IWC.bits(), 1);
+    }
+
+    #[test]
+    fn page_request_queue() {
+        let queue = Pqa::new(0x8000, 3);
+        assert_eq!((queue.0, queue.base(), queue.bytes(), queue.entries()), (0x8003, 0x8000, 0x8000, 1024));
+        assert_eq!(Pqa::new(0, 0).entries(), 128);
+        assert_eq!((Pqa::offset(3), Pqa::index(0x60), Pqa::index(0xf_ffff)), (0x60, 3, 0x3fff));
+        assert_eq!((Prs::PPR.bits(), Prs::PRO.bits()), (1, 2));
     }
 }

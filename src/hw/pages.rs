@@ -116,3 +116,70 @@ pub mod first {
     /// Bits that hardware ignores in every entry: 9, 11 and 62:52.
     pub const SOFTWARE: u64 = 1 << 9 | 1 << 11 | 0x7ff << 52;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_indices() {
+        assert_eq!([1, 2, 3, 4, 5].map(shift), [12, 21, 30, 39, 48]);
+        assert_eq!([1, 2, 3].map(size), [0x1000, 0x20_0000, 0x4000_0000]);
+        // Five indices of their own and an offset.
+        let address = 1 << 48 | 2 << 39 | 3 << 30 | 4 << 21 | 5 << 12 | 0xfff;
+        assert_eq!([5, 4, 3, 2, 1].map(|level| index(address, level)), [1, 2, 3, 4, 5]);
+        assert_eq!([1, 5].map(|level| index(u64::MAX, level)), [511, 511]);
+        assert_eq!(ENTRIES, 512);
+    }
+
+    #[test]
+    fn widths() {
+        for (levels, width) in [(3, 39), (4, 48), (5, 57)] {
+            assert_eq!((levels_of_width(width), width_of_levels(levels)), (Some(levels), Some(width)));
+        }
+        assert_eq!((levels_of_width(30), width_of_levels(2), width_of_levels(6)), (None, None, None));
+    }
+
+    #[test]
+    fn leaf_addresses() {
+        assert_eq!(leaf_address(1), 0x000f_ffff_ffff_f000);
+        assert_eq!(leaf_address(2), 0x000f_ffff_ffe0_0000);
+        assert_eq!(leaf_address(3), 0x000f_ffff_c000_0000);
+    }
+
+    /// No bit has two meanings, and the one left over is 2: ignored, once the right to execute, so not for software either.
+    #[test]
+    fn second_stage_bits_are_disjoint() {
+        let fields = [
+            READ,
+            WRITE,
+            MEMORY_TYPE,
+            IGNORE_PAT,
+            PAGE_SIZE,
+            ACCESSED,
+            DIRTY,
+            SOFTWARE,
+            SNOOP,
+            ADDRESS,
+            SOFTWARE_HIGH,
+            IO_READ,
+            IO_WRITE,
+        ];
+        let mut seen = 0;
+        for field in fields {
+            assert_eq!(seen & field, 0);
+            seen |= field;
+        }
+        assert_eq!(!seen, 1 << 2);
+        assert_eq!((SNOOP, IO_READ, IO_WRITE), (0x800, 1 << 61, 1 << 62));
+    }
+
+    #[test]
+    fn first_stage_bits_are_those_of_the_cpu() {
+        use first::*;
+        assert_eq!([P, RW, US, PWT, PCD, A, D, PS].map(u64::trailing_zeros), [0, 1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!((PAT_4K, PAT_LARGE, EA), (PS, 0x1000, 0x400));
+        assert_eq!(SOFTWARE & (ADDRESS | EA | PS | D | A | PCD | PWT | US | RW | P), 0);
+        assert_eq!(SOFTWARE.count_ones(), 13);
+    }
+}

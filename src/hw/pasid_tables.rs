@@ -1,7 +1,7 @@
 //! Scalable-mode context entry, PASID directory entry and PASID table entry. VT-d 9.4 to 9.6.
 
 use super::capabilities::AddressWidth;
-use super::field::Field;
+use super::field::{Field, encoding};
 
 /// P of every entry.
 const P: Field = Field::bit(0);
@@ -134,17 +134,18 @@ const WPE: Field = Field::bit(4);
 const EAFE: Field = Field::bit(7);
 const FIRST_TABLE: Field = Field::bits(63, 12);
 
-/// PGTT: how requests with this PASID are translated.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum PasidTranslation {
-    /// First-stage tables (ECAP.FSTS).
-    FirstStage = 1,
-    /// Second-stage tables (ECAP.SSTS).
-    SecondStage = 2,
-    /// First-stage tables of a guest, then second-stage tables (ECAP.NEST).
-    Nested = 3,
-    /// None (ECAP.PT).
-    PassThrough = 4,
+encoding! {
+    /// PGTT: how requests with this PASID are translated.
+    pub enum PasidTranslation {
+        /// First-stage tables (ECAP.FSTS).
+        FirstStage = 1,
+        /// Second-stage tables (ECAP.SSTS).
+        SecondStage = 2,
+        /// First-stage tables of a guest, then second-stage tables (ECAP.NEST).
+        Nested = 3,
+        /// None (ECAP.PT).
+        PassThrough = 4,
+    }
 }
 
 /// The first-stage half of a PASID table entry.
@@ -289,13 +290,7 @@ impl PasidEntry {
 
     /// PGTT; `None` for the reserved encodings.
     pub const fn translation(self) -> Option<PasidTranslation> {
-        match PGTT.of(self.words().0) {
-            1 => Some(PasidTranslation::FirstStage),
-            2 => Some(PasidTranslation::SecondStage),
-            3 => Some(PasidTranslation::Nested),
-            4 => Some(PasidTranslation::PassThrough),
-            _ => None,
-        }
+        PasidTranslation::of(PGTT.of(self.words().0))
     }
 
     /// The domain id.
@@ -305,7 +300,7 @@ impl PasidEntry {
 
     /// AW; `None` for 0 and the reserved encodings.
     pub const fn width(self) -> Option<AddressWidth> {
-        AddressWidth::of_field(AW.of(self.words().0))
+        AddressWidth::of(AW.of(self.words().0))
     }
 
     /// The second-stage half; `None` where AW is not one of the widths.
@@ -342,5 +337,82 @@ impl PasidEntry {
     /// PGSNP.
     pub const fn page_snoop(self) -> bool {
         PGSNP.is_set(self.words().1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn context() {
+        let all = Allowed { device_tlb: true, pasid: true, page_requests: true };
+        let entry = ScalableContextEntry::new(0x4000, 7, 0, all);
+        assert_eq!(entry.0, [0x4e1d, 0, 0, 0]);
+        assert_eq!((entry.directory(), entry.pasids(), entry.allowed()), (0x4000, 1 << 20, all));
+        let entry = ScalableContextEntry::new(0x4000, 0, 0xf_fff1, Allowed::default()).with_rid_priv();
+        assert_eq!(entry.0, [0x4001, 0x1f_fff1, 0, 0]);
+        assert_eq!((entry.rid_pasid(), entry.pasids(), entry.present()), (0xf_fff1, 1 << 13, true));
+        let one = |allowed| ScalableContextEntry::new(0, 0, 0, allowed).0[0] & !1;
+        assert_eq!(one(Allowed { device_tlb: true, ..Allowed::default() }), 4);
+        assert_eq!(one(Allowed { pasid: true, ..Allowed::default() }), 8);
+        assert_eq!(one(Allowed { page_requests: true, ..Allowed::default() }), 16);
+        let quiet = ScalableContextEntry::ABSENT.with_fpd(true);
+        assert_eq!((quiet.0[0], quiet.present(), quiet.fpd()), (2, false, true));
+    }
+
+    #[test]
+    fn directory() {
+        assert_eq!(DirectoryEntry::new(0x9000).0, 0x9001);
+        assert_eq!(DirectoryEntry(0x9003).table(), Some(0x9000));
+        assert!(DirectoryEntry(0x9003).fpd());
+        assert_eq!(DirectoryEntry(0x9002).table(), None);
+    }
+
+    #[test]
+    fn first_stage() {
+        let entry = PasidEntry::first_stage(FirstStage::four_levels(0x3000), 1).with_walk_snoop();
+        assert_eq!(entry.0, [0x41, 0x80_0001, 0x3000, 0, 0, 0, 0, 0]);
+        assert_eq!(entry.with_width(AddressWidth::Bits48).0[0], 0x49);
+        assert_eq!(entry.first(), Some(FirstStage::four_levels(0x3000)));
+        assert_eq!((entry.translation(), entry.did()), (Some(PasidTranslation::FirstStage), 1));
+        let table = 0xffff_8000_0000_5000;
+        let rest = FirstStage { table, five_levels: true, supervisor: true, write_protect: true, extended_accessed: true };
+        let entry = PasidEntry::first_stage(rest, 1);
+        assert_eq!(entry.0[2], 0xffff_8000_0000_5095);
+        assert_eq!(entry.first(), Some(rest));
+        assert_eq!(PasidEntry([0, 0, 8, 0, 0, 0, 0, 0]).first(), None);
+    }
+
+    #[test]
+    fn second_stage() {
+        let second = SecondStage::new(0x5000, AddressWidth::Bits48);
+        let entry = PasidEntry::second_stage(second, 2).with_walk_snoop();
+        assert_eq!(entry.0, [0x5089, 0x80_0002, 0, 0, 0, 0, 0, 0]);
+        assert_eq!((entry.second(), entry.walk_snoop(), entry.page_snoop()), (Some(second), true, false));
+        let dirty = SecondStage { accessed_dirty: true, ..second };
+        let entry = PasidEntry::second_stage(dirty, 2).with_page_snoop();
+        assert_eq!((entry.0[0], entry.0[1]), (0x5289, 0x100_0002));
+        assert_eq!((entry.second(), entry.page_snoop()), (Some(dirty), true));
+    }
+
+    #[test]
+    fn nested_and_pass_through() {
+        let second = SecondStage::new(0x5000, AddressWidth::Bits48);
+        let entry = PasidEntry::nested(FirstStage::four_levels(0x6000), second, 3);
+        assert_eq!(entry.0, [0x50c9, 3, 0x6000, 0, 0, 0, 0, 0]);
+        assert_eq!(PasidEntry::pass_through(1).0, [0x101, 1, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(PasidEntry::pass_through(1).second(), None);
+        assert_eq!(PasidEntry([0x141, 0, 0, 0, 0, 0, 0, 0]).translation(), None);
+    }
+
+    #[test]
+    fn flags() {
+        let entry = PasidEntry::pass_through(1).with_memory_types(true, true, 0x0007_0406);
+        assert_eq!(entry.0[1], 0x0007_0406_0600_0001);
+        let quiet = PasidEntry::ABSENT.with_fpd(true);
+        assert_eq!((quiet.0[0], quiet.present(), quiet.fpd()), (2, false, true));
+        let cleared = PasidEntry::pass_through(1).with_fpd(true).cleared();
+        assert_eq!((cleared.0[0], cleared.present(), cleared.did()), (0x102, false, 1));
     }
 }

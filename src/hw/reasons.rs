@@ -1,4 +1,5 @@
-//! Fault reasons as data. VT-d 7.1.3 (tables of the fault conditions), 5.1.4.1 (interrupt remapping).
+//! Fault reasons as data. VT-d 7.1.3 (requests), 5.1.4.1 (interrupts). Codes of old revisions that the current one has
+//! dropped are named too: old hardware reports them.
 
 use core::fmt;
 
@@ -42,7 +43,8 @@ impl Reason {
         ROWS.binary_search_by_key(&self.0, |row| row.code).ok().and_then(|at| ROWS.get(at))
     }
 
-    /// The specification's name, "LRT.2"; "unknown" where there is none.
+    /// The specification's name, "LRT.2". It names no interrupt faults: those are "IR." and the code. "unknown" for what
+    /// no table lists.
     pub fn name(self) -> &'static str {
         self.row().map_or("unknown", |row| row.name)
     }
@@ -60,6 +62,11 @@ impl Reason {
     /// Whether FPD in the entry of the device, PASID or interrupt keeps the fault from being recorded.
     pub fn qualified(self) -> bool {
         self.row().is_some_and(|row| row.qualified)
+    }
+
+    /// Whether the request was an interrupt, so that the record says nothing of address, PASID and access.
+    pub const fn is_interrupt(self) -> bool {
+        matches!(self.0, 0x20..=0x2f)
     }
 
     /// Whether the record holds an interrupt index instead of an address.
@@ -145,7 +152,7 @@ static ROWS: &[Row] = &[
     row(0x5b, "SPT.4", Scalable, YES, "the PASID table entry has a width, translation type or table that the unit does not take"),
     row(0x5c, "SPT.5", Scalable, YES, "a request for execute, which the unit does not serve"),
     row(0x5d, "SPT.6", Scalable, YES, "a supervisor request with a PASID that serves none"),
-    row(0x60, "SPT.9", HostPermission, YES, "a translated address beyond the host permission table"),
+    row(0x60, "SPT.9", Scalable, YES, "a translated address is beyond the host permission table"),
     row(0x70, "SFS.1", FirstStage, YES, "a first-stage entry cannot be read: a table lies where no memory is"),
     row(0x71, "SFS.2", FirstStage, YES, "the page is not mapped in the first-stage tables"),
     row(0x72, "SFS.3", FirstStage, YES, "a first-stage entry has reserved bits set"),
@@ -175,7 +182,91 @@ static ROWS: &[Row] = &[
     row(0xa0, "HPT.1", HostPermission, YES, "an entry of the host permission table cannot be read: a table lies where no memory is"),
     row(0xa1, "HPT.2", HostPermission, YES, "an entry of the host permission table has reserved bits set"),
     row(0xa2, "HPT.3", HostPermission, YES, "the top host permission table cannot be read: it lies where no memory is"),
-    row(0xa3, "HPT.4", HostPermission, YES, "the host permission table gives no right to the page at all"),
+    row(0xa3, "HPT.4", HostPermission, YES, "a zero-length read of a page to which the host permission table gives no right"),
     row(0xa4, "HPT.5", HostPermission, YES, "the host permission table gives no right to write"),
     row(0xa5, "HPT.6", HostPermission, YES, "the host permission table gives no right to read"),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use std::string::ToString;
+    use std::vec::Vec;
+
+    #[test]
+    fn every_code_is_named_once() {
+        let codes: Vec<u8> = Reason::all().map(|r| r.0).collect();
+        let names: BTreeSet<_> = Reason::all().map(Reason::name).collect();
+        // The search by code relies on the order.
+        assert!(codes.is_sorted_by(|a, b| a < b));
+        assert_eq!(names.len(), codes.len());
+        for reason in Reason::all() {
+            assert!(!reason.text().is_empty() && reason.class() != ReasonClass::Unknown, "{reason:?}");
+        }
+    }
+
+    /// The codes again, as the specification's tables list them.
+    #[test]
+    fn no_code_is_missing() {
+        let ranges = [
+            0x01..=0x0e,
+            0x20..=0x2b,
+            0x30..=0x34,
+            0x38..=0x3a,
+            0x40..=0x49,
+            0x50..=0x52,
+            0x58..=0x5d,
+            0x60..=0x60,
+            0x70..=0x7d,
+            0x80..=0x89,
+            0x90..=0x91,
+            0xa0..=0xa5,
+        ];
+        let expected: Vec<u8> = ranges.into_iter().flatten().collect();
+        assert_eq!(Reason::all().map(|r| r.0).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn names_and_classes() {
+        let expect = [
+            (0x01, "LRT.2", ReasonClass::Legacy),
+            (0x08, "LRT.1", ReasonClass::Legacy),
+            (0x0e, "LGN.4", ReasonClass::Legacy),
+            (0x22, "IR.22", ReasonClass::Interrupt),
+            (0x33, "RTA.4", ReasonClass::RootAddress),
+            (0x48, "SCT.9", ReasonClass::Scalable),
+            (0x59, "SPT.2", ReasonClass::Scalable),
+            (0x60, "SPT.9", ReasonClass::Scalable),
+            (0x71, "SFS.2", ReasonClass::FirstStage),
+            (0x90, "SFS.9", ReasonClass::FirstStage),
+            (0x79, "SSS.2", ReasonClass::SecondStage),
+            (0x87, "SGN.8", ReasonClass::General),
+            (0xa3, "HPT.4", ReasonClass::HostPermission),
+        ];
+        for (code, name, class) in expect {
+            assert_eq!((Reason(code).name(), Reason(code).class()), (name, class));
+        }
+        assert_eq!(Reason(0x01).to_string(), std::format!("01h LRT.2: {}", Reason(0x01).text()));
+    }
+
+    /// What the specification's tables do not qualify, and nothing else, is recorded in spite of FPD.
+    #[test]
+    fn qualified() {
+        let always: Vec<u8> = Reason::all().filter(|r| !r.qualified()).map(|r| r.0).collect();
+        let expected = [
+            0x01, 0x08, 0x09, 0x0a, 0x20, 0x21, 0x23, 0x25, 0x29, 0x2a, 0x2b, 0x30, 0x31, 0x32, 0x33, 0x34, 0x38, 0x39,
+            0x3a, 0x40, 0x50, 0x58,
+        ];
+        assert_eq!(always, expected);
+    }
+
+    #[test]
+    fn unknown_codes() {
+        for code in [0x00, 0x0f, 0x2c, 0x5e, 0xff] {
+            let reason = Reason(code);
+            assert_eq!((reason.name(), reason.class(), reason.qualified()), ("unknown", ReasonClass::Unknown, false));
+            assert!(!reason.text().is_empty());
+        }
+    }
+}

@@ -1,6 +1,7 @@
-//! Registers: offsets and values. VT-d 11.4 (all but the capability registers, which are in `capabilities`).
+//! Registers: offsets (VT-d 11.4) and the values of commands (11.4.4), root table (11.4.5), fault status and events
+//! (11.4.7), protected memory (11.4.8) and interrupt table (11.4.10). The others: `capabilities`, `invalidation`, `faults`.
 
-use super::field::Field;
+use super::field::{Field, encoding};
 use bitflags::bitflags;
 
 /// Offsets of the registers from the unit's base, in bytes. VT-d 11.4, table of the register map.
@@ -282,15 +283,16 @@ const TTM: Field = Field::bits(11, 10);
 /// RTADDR.SSIRWE.
 const SSIRWE: Field = Field::bit(7);
 
-/// RTADDR.TTM: what the root table is.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum TableMode {
-    /// Root table, context tables, second-stage tables.
-    Legacy = 0,
-    /// Root table, context tables, PASID tables.
-    Scalable = 1,
-    /// No tables: every request is blocked (ECAP.ADMS).
-    Abort = 3,
+encoding! {
+    /// RTADDR.TTM: what the root table is.
+    pub enum TableMode {
+        /// Root table, context tables, second-stage tables.
+        Legacy = 0,
+        /// Root table, context tables, PASID tables.
+        Scalable = 1,
+        /// No tables: every request is blocked (ECAP.ADMS).
+        Abort = 3,
+    }
 }
 
 /// RTADDR. VT-d 11.4.5. Nothing takes effect before GCMD.SRTP.
@@ -315,12 +317,7 @@ impl RootPointer {
 
     /// The mode; `None` for the reserved encoding.
     pub const fn mode(self) -> Option<TableMode> {
-        match TTM.of(self.0) {
-            0 => Some(TableMode::Legacy),
-            1 => Some(TableMode::Scalable),
-            3 => Some(TableMode::Abort),
-            _ => None,
-        }
+        TableMode::of(TTM.of(self.0))
     }
 
     /// Whether second-stage rights come from bits 61 and 62.
@@ -330,7 +327,7 @@ impl RootPointer {
 }
 
 bitflags! {
-    /// Protected memory enable. VT-d 11.4.10.1.
+    /// Protected memory enable. VT-d 11.4.8.1.
     #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
     pub struct Pmen: u32 {
         /// Protection on.
@@ -346,7 +343,7 @@ const EIME: Field = Field::bit(11);
 /// IRTA.S.
 const IRTA_SIZE: Field = Field::bits(3, 0);
 
-/// IRTA. VT-d 11.4.9. Nothing takes effect before GCMD.SIRTP.
+/// IRTA. VT-d 11.4.10. Nothing takes effect before GCMD.SIRTP.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Irta(pub u64);
 
@@ -369,5 +366,127 @@ impl Irta {
     /// Whether APIC ids have 32 bits.
     pub const fn extended(self) -> bool {
         EIME.is_set(self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_stand_where_the_specification_says() {
+        let values = [Gcmd::TE, Gcmd::SRTP, Gcmd::WBF, Gcmd::QIE, Gcmd::IRE, Gcmd::SIRTP, Gcmd::CFI].map(|c| c.bits());
+        let expected = [0x8000_0000, 0x4000_0000, 0x0800_0000, 0x0400_0000, 0x0200_0000, 0x0100_0000, 0x0080_0000];
+        assert_eq!(values, expected);
+        assert_eq!((Gcmd::SFL.bits(), Gcmd::EAFL.bits()), (1 << 29, 1 << 28));
+        assert_eq!(Gcmd::SIRTP.status(), Gsts::IRTPS);
+    }
+
+    #[test]
+    fn one_shot_commands_are_not_repeated() {
+        assert_eq!(Gsts::all().level().bits(), 0x96ff_ffff);
+        let running = Gsts::TES | Gsts::RTPS | Gsts::QIES | Gsts::IRTPS | Gsts::IRES | Gsts::CFIS;
+        assert_eq!(running.level(), Gcmd::TE | Gcmd::QIE | Gcmd::IRE | Gcmd::CFI);
+    }
+
+    #[test]
+    fn reserved_bits_survive() {
+        assert_eq!(Gsts::from_bits_truncate(0x0040_0001).level().bits(), 0x0040_0001);
+        let control = EventControl::from_bits_truncate(0xc000_1234);
+        assert_eq!((control - EventControl::IM).bits(), 0x4000_1234);
+        assert_eq!(Pmen::from_bits_truncate(0x1234_0001).bits(), 0x1234_0001);
+    }
+
+    #[test]
+    fn fault_status() {
+        let s = Fsts::from_bits_retain(0x0000_a552);
+        assert_eq!(s.fri(), 0xa5);
+        assert!(s.contains(Fsts::PPF | Fsts::IQE | Fsts::ITE) && !s.intersects(Fsts::PFO | Fsts::ICE | Fsts::PRO));
+        assert_eq!(Fsts::QUEUE.bits(), 0x70);
+        assert_eq!((Fsts::AFO.bits(), Fsts::APF.bits(), Fsts::PRO.bits()), (4, 8, 0x80));
+    }
+
+    #[test]
+    fn root_pointer() {
+        let value = |mode| RootPointer::new(0x1000, mode).0;
+        assert_eq!(value(TableMode::Legacy), 0x1000);
+        assert_eq!(value(TableMode::Scalable), 0x1400);
+        assert_eq!(value(TableMode::Abort), 0x1c00);
+        assert_eq!(RootPointer(0x1234_5000_1c00).table(), 0x1234_5000_1000);
+        assert_eq!(RootPointer(0x1400).mode(), Some(TableMode::Scalable));
+        assert_eq!(RootPointer(0x1800).mode(), None);
+        let io = RootPointer::new(0x1fff, TableMode::Scalable).with_io_rights();
+        assert_eq!(io.0, 0x1480);
+        assert!(io.io_rights() && !RootPointer(0x1400).io_rights());
+    }
+
+    #[test]
+    fn interrupt_table_pointer() {
+        let irta = Irta::new(0x7000, 15, true);
+        assert_eq!(irta.0, 0x780f);
+        assert_eq!((irta.table(), irta.entries(), irta.extended()), (0x7000, 65536, true));
+        assert_eq!((Irta(0x7007).entries(), Irta(0x7007).extended()), (256, false));
+        assert_eq!(Irta(0).entries(), 2);
+    }
+
+    #[test]
+    fn event_message() {
+        let m = EventMessage::new(0x0000_0102_fee0_300c, 0xabcd_0041);
+        assert_eq!((m.data, m.address, m.upper), (0x41, 0xfee0_300c, 0x102));
+        assert_eq!(m.address(), 0x0000_0102_fee0_300c);
+        assert_eq!(EventMessage::new(0xfee0_0003, 0).address, 0xfee0_0000);
+        assert_eq!((at::EVENT_DATA, at::EVENT_ADDRESS, at::EVENT_UPPER), (4, 8, 12));
+        let events = [(at::FECTL, at::FEUADDR), (at::IECTL, at::IEUADDR), (at::PECTL, at::PEUADDR)];
+        assert!(events.iter().all(|(control, upper)| upper - control == at::EVENT_UPPER));
+    }
+
+    #[test]
+    fn protected_memory() {
+        assert_eq!((Pmen::EPM.bits(), Pmen::PRS.bits()), (0x8000_0000, 1));
+    }
+
+    /// Offsets again, as the register map lists them: a slip in one of the two statements shows.
+    #[test]
+    fn offsets() {
+        let map = [
+            (at::VER, 0x0),
+            (at::CAP, 0x8),
+            (at::ECAP, 0x10),
+            (at::GCMD, 0x18),
+            (at::GSTS, 0x1c),
+            (at::RTADDR, 0x20),
+            (at::CCMD, 0x28),
+            (at::FSTS, 0x34),
+            (at::FECTL, 0x38),
+            (at::PMEN, 0x64),
+            (at::PLMBASE, 0x68),
+            (at::PLMLIMIT, 0x6c),
+            (at::PHMBASE, 0x70),
+            (at::PHMLIMIT, 0x78),
+            (at::IQH, 0x80),
+            (at::IQT, 0x88),
+            (at::IQA, 0x90),
+            (at::ICS, 0x9c),
+            (at::IECTL, 0xa0),
+            (at::IQERCD, 0xb0),
+            (at::IRTA, 0xb8),
+            (at::PQH, 0xc0),
+            (at::PQT, 0xc8),
+            (at::PQA, 0xd0),
+            (at::PRS, 0xdc),
+            (at::PECTL, 0xe0),
+            (at::MTRRCAP, 0x100),
+            (at::PERFCAP, 0x300),
+            (at::PERFCFGOFF, 0x310),
+            (at::ECMD, 0x400),
+            (at::ECSTS, 0x420),
+            (at::ECCAP, 0x430),
+            (at::VCMD, 0xe00),
+            (at::VCRSP, 0xe10),
+            (at::VCCAP, 0xe30),
+        ];
+        for (offset, expected) in map {
+            assert_eq!(offset, expected);
+        }
     }
 }

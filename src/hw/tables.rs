@@ -1,10 +1,11 @@
-//! Root, context and PASID tables. VT-d 9.1 to 9.6. Page tables are in `pages`.
+//! Root entries and the legacy context entry (VT-d 9.1 to 9.3); indices of all tables above the page tables (3.4).
+//! Scalable entries: `pasid_tables`.
 //!
 //! An entry is built whole from what it must say; a change of one field is a new entry. Which words change together
 //! is the writer's concern (VT-d 6.2.2.1, 6.2.3.1).
 
 use super::capabilities::AddressWidth;
-use super::field::Field;
+use super::field::{Field, encoding};
 
 /// Entries in a root table, one for each bus, and in a legacy context table, one for each function of the bus.
 pub const ROOT_ENTRIES: usize = 256;
@@ -35,12 +36,12 @@ pub const fn is_upper(sid: u16) -> bool {
 
 /// Index of a PASID in the PASID directory.
 pub const fn directory_index(pasid: u32) -> usize {
-    Field::bits(19, 6).of(pasid as u64) as usize
+    const { Field::bits(19, 6) }.of(pasid as u64) as usize
 }
 
 /// Index of a PASID in its PASID table.
 pub const fn pasid_index(pasid: u32) -> usize {
-    Field::bits(5, 0).of(pasid as u64) as usize
+    const { Field::bits(5, 0) }.of(pasid as u64) as usize
 }
 
 /// P of every entry.
@@ -95,15 +96,16 @@ impl RootEntry {
     }
 }
 
-/// Translation type of a legacy context entry (TT).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Translation {
-    /// Untranslated requests go through second-stage tables; ATS is blocked.
-    Untranslated = 0,
-    /// The same, and ATS is allowed (ECAP.DT).
-    WithDeviceTlb = 1,
-    /// Untranslated requests pass as they are; ATS is blocked (ECAP.PT).
-    PassThrough = 2,
+encoding! {
+    /// Translation type of a legacy context entry (TT).
+    pub enum Translation {
+        /// Untranslated requests go through second-stage tables; ATS is blocked.
+        Untranslated = 0,
+        /// The same, and ATS is allowed (ECAP.DT).
+        WithDeviceTlb = 1,
+        /// Untranslated requests pass as they are; ATS is blocked (ECAP.PT).
+        PassThrough = 2,
+    }
 }
 
 const TT: Field = Field::bits(3, 2);
@@ -172,12 +174,7 @@ impl ContextEntry {
 
     /// TT; `None` for the reserved encoding.
     pub const fn translation(self) -> Option<Translation> {
-        match TT.of(self.lo) {
-            0 => Some(Translation::Untranslated),
-            1 => Some(Translation::WithDeviceTlb),
-            2 => Some(Translation::PassThrough),
-            _ => None,
-        }
+        Translation::of(TT.of(self.lo))
     }
 
     /// The top second-stage table.
@@ -187,7 +184,7 @@ impl ContextEntry {
 
     /// AW; `None` for the reserved encodings.
     pub const fn width(self) -> Option<AddressWidth> {
-        AddressWidth::of_field(CONTEXT_AW.of(self.hi))
+        AddressWidth::of(CONTEXT_AW.of(self.hi))
     }
 
     /// The domain id.
@@ -198,5 +195,60 @@ impl ContextEntry {
     /// The bits that hardware ignores.
     pub const fn software(self) -> u8 {
         CONTEXT_SOFTWARE.of(self.hi) as u8
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indices() {
+        let sid = 0xabcd;
+        assert_eq!((root_index(sid), context_index(sid)), (0xab, 0xcd));
+        assert_eq!((scalable_context_index(sid), is_upper(sid)), (0x4d, true));
+        // Device 15 is the last of the lower table.
+        assert_eq!((scalable_context_index(0x7f), is_upper(0x7f)), (0x7f, false));
+        assert_eq!((scalable_context_index(0x80), is_upper(0x80)), (0, true));
+        assert_eq!((directory_index(0xf_ffff), pasid_index(0xf_ffff)), (0x3fff, 0x3f));
+        assert_eq!((directory_index(0x41), pasid_index(0x41)), (1, 1));
+    }
+
+    #[test]
+    fn root_entries() {
+        let legacy = RootEntry::legacy(0x1234_5678_9000);
+        assert_eq!((legacy.lo, legacy.hi), (0x1234_5678_9001, 0));
+        assert_eq!((legacy.table(), legacy.upper()), (Some(0x1234_5678_9000), None));
+        assert_eq!(RootEntry::ABSENT.table(), None);
+        let both = RootEntry::scalable(Some(0x1000), Some(0x2000));
+        assert_eq!((both.lo, both.hi), (0x1001, 0x2001));
+        let upper = RootEntry::scalable(None, Some(0x2000));
+        assert_eq!((upper.lo, upper.table(), upper.upper()), (0, None, Some(0x2000)));
+    }
+
+    #[test]
+    fn context_entries() {
+        let entry = ContextEntry::second_stage(0x1000, AddressWidth::Bits48, 5);
+        assert_eq!((entry.lo, entry.hi), (0x1001, 0x502));
+        assert_eq!((entry.present(), entry.fpd(), entry.table(), entry.did()), (true, false, 0x1000, 5));
+        assert_eq!((entry.translation(), entry.width()), (Some(Translation::Untranslated), Some(AddressWidth::Bits48)));
+        let pass = ContextEntry::pass_through(AddressWidth::Bits57, 5);
+        assert_eq!((pass.lo, pass.hi), (0x9, 0x503));
+        let ats = ContextEntry::new(Translation::WithDeviceTlb, 0xf_ffff_ffff_ffff, AddressWidth::Bits39, 0xffff);
+        assert_eq!((ats.lo, ats.hi), (0xf_ffff_ffff_f005, 0xff_ff01));
+        assert_eq!((ats.did(), ats.table()), (0xffff, 0xf_ffff_ffff_f000));
+    }
+
+    #[test]
+    fn context_entry_oddities() {
+        let quiet = ContextEntry::ABSENT.with_fpd(true);
+        assert_eq!((quiet.lo, quiet.hi, quiet.present(), quiet.fpd()), (2, 0, false, true));
+        assert_eq!(quiet.with_fpd(false), ContextEntry::ABSENT);
+        let marked = ContextEntry::second_stage(0x1000, AddressWidth::Bits48, 5).with_software(0xf);
+        assert_eq!((marked.hi, marked.software()), (0x57a, 0xf));
+        assert_eq!(marked.with_software(0).hi, 0x502);
+        let odd = ContextEntry { lo: 0xd, hi: 4 };
+        assert_eq!((odd.translation(), odd.width()), (None, None));
+        assert_eq!(ContextEntry { lo: 0, hi: 0 }.width(), None);
     }
 }
