@@ -401,7 +401,10 @@ fn read_all(bytes: &[u8]) {
             t.port_has_ats(d, &bridges);
             t.integrated(d, &bridges);
         }
-        t.sources(ScopeKind::Acpi, &bridges).for_each(|(_, s, _)| drop(t.name(s.enumeration_id)));
+        assert!(
+            t.sources(ScopeKind::Acpi, &bridges)
+                .all(|(_, s, _)| t.name(s.enumeration_id).is_none_or(|n| n.len() < 1 << 16))
+        );
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! Functions belong together that
 //! - may send requests under the same id: those behind a PCI Express-to-PCI bridge (own id, or secondary bus:00.0), those
-//!   behind a conventional bridge (the bridge's id), phantom functions;
+//!   behind a conventional bridge (the bridge's id), phantom functions, devices known to use another's id;
 //! - can reach each other without passing a unit: whatever is below a port or bridge that does not send requests between
 //!   its children upstream, with that port and everything above it up to the last such; the functions of a
 //!   multifunction device without ACS.
@@ -51,6 +51,8 @@ pub enum AliasOf {
     Bridge(DeviceId),
     /// It is one of its phantom functions (VT-d 3.12.5).
     Phantom,
+    /// Functions of this kind are known to send requests as function 1 of their device.
+    Quirk,
 }
 
 /// Why two functions belong together.
@@ -192,6 +194,10 @@ fn find_aliases(
             }
         }
     }
+    let function_1 = DeviceId { segment: f.id.segment, source: SourceId(f.id.source.0 & !7 | 1) };
+    if function_1 != f.id && USE_FUNCTION_1.contains(&(f.vendor, f.device)) {
+        found(function_1, AliasOf::Quirk)?;
+    }
     for bridge in tree.above(f.id) {
         match (bridge.role, bridge.behind) {
             (Role::ToPci, Some(behind)) => {
@@ -206,6 +212,28 @@ fn find_aliases(
     }
     Ok(())
 }
+
+/// Storage controllers that send requests as function 1, whether or not there is one (seen in the field, and listed by
+/// Linux): vendor, device.
+const USE_FUNCTION_1: [(u16, u16); 17] = [
+    (0x1b4b, 0x9120),
+    (0x1b4b, 0x9123),
+    (0x1b4b, 0x9125),
+    (0x1b4b, 0x9128),
+    (0x1b4b, 0x9130),
+    (0x1b4b, 0x9170),
+    (0x1b4b, 0x9172),
+    (0x1b4b, 0x917a),
+    (0x1b4b, 0x9182),
+    (0x1b4b, 0x9183),
+    (0x1b4b, 0x91a0),
+    (0x1b4b, 0x9215),
+    (0x1b4b, 0x9220),
+    (0x1b4b, 0x9230),
+    (0x1b4b, 0x9235),
+    (0x1103, 0x0642),
+    (0x1103, 0x0645),
+];
 
 fn slot_start(functions: &[Function], f: &Function) -> usize {
     functions.partition_point(|o| o.id < f.slot())
@@ -345,6 +373,7 @@ impl fmt::Display for Link {
                     }
                     AliasOf::Bridge(bridge) => write!(f, ", the id of PCI bridge {bridge} above"),
                     AliasOf::Phantom => f.write_str(", a phantom function"),
+                    AliasOf::Quirk => f.write_str(", as devices of this kind are known to do"),
                 }
             }
             Reason::NotIsolated(port) if port == *b => {

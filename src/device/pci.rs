@@ -86,7 +86,7 @@ pub struct Function {
 
 impl Function {
     /// Whether a firmware-reserved region of this function may be let go once a driver has taken over: USB and graphics,
-    /// whose firmware uses end there. All others pin the function to the host (vtd.md 12 row 13: as Linux does).
+    /// whose firmware uses end there. All others pin the function to the host (Linux decides alike).
     pub fn relaxable(&self) -> bool {
         matches!(self.class, [0x03, ..] | [0x0c, 0x03, _])
     }

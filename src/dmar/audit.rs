@@ -7,7 +7,7 @@ use super::parse::{Andd, Atsr, Drhd, Entry, HeaderFlags, Rhsa, Rmrr, Satc, Scope
 use super::topology::{MOST, usable_base, usable_range};
 use crate::host::address::{INTERRUPT_RANGE, PAGE, Range};
 
-/// Calls `report` with everything odd about `table`, in the order of the table. `reserved` answers whether the memory map
+/// Calls `report` with everything odd about `table`: first of its header, then in table order. `reserved` answers whether the memory map
 /// keeps a range out of general use (reserved, or EFI runtime); without it that question is not asked.
 ///
 /// Any context that `report` allows; neither waits nor allocates. Structures are compared with each other up to the 4096th

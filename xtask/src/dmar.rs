@@ -39,7 +39,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         let bytes = match read(file) {
             Ok(bytes) => bytes,
             Err(e) => {
-                eprintln!("{e:#}");
+                say(format_args!("{e:#}"));
                 worst = worst.max(2);
                 continue;
             }
@@ -47,12 +47,13 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         let table = Table::new(&bytes);
         let mut defects = Vec::new();
         table.defects(&mut |d| defects.push(d));
+        defects.sort_by_key(Defect::offset);
         if !defects.is_empty() {
             worst = worst.max(1);
         }
         let text = if args.json {
             for d in &defects {
-                eprintln!("{}: at {:#x}: {d}", file.display(), d.offset());
+                say(format_args!("{}: at {:#x}: {d}", file.display(), d.offset()));
             }
             serde_json::to_string(&Document::of(&table))? + "\n"
         } else {
@@ -65,6 +66,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::from(worst))
+}
+
+/// A line on standard error, wherever that leads.
+fn say(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 fn read(file: &Path) -> Result<Vec<u8>> {
@@ -223,15 +229,23 @@ fn tree(file: &str, table: &Table<'_>, defects: &[Defect]) -> Result<String, std
     let mut out = String::new();
     let mut oddities = Vec::new();
     audit(table, None, &mut |o| oddities.push(o));
+    oddities.sort_by_key(|o| o.at);
     let mut notes = Notes { defects, oddities: &oddities };
     let h = table.header();
-    writeln!(out, "{file}: DMAR, {} bytes", h.length)?;
+    match table.is_dmar() {
+        true => writeln!(out, "{file}: DMAR, {} bytes", h.length)?,
+        false => writeln!(out, "{file}: no table that can be read")?,
+    }
     if table.available() >= vtd::dmar::HEADER {
         writeln!(
             out,
             "  revision {}, checksum {}, OEM \"{}\" \"{}\" revision {:#x}",
             h.revision,
-            if h.checksum_ok { "good" } else { "wrong" },
+            match h.checksum_ok {
+                true => "good",
+                false if table.available() < h.length as usize => "not to be had",
+                false => "wrong",
+            },
             text(&h.oem_id),
             text(&h.oem_table_id),
             h.oem_revision

@@ -169,6 +169,13 @@ fn phantom_functions_are_requester_ids() {
 }
 
 #[test]
+fn devices_known_to_use_function_1_have_its_id() {
+    let mut s = Space::new();
+    s.express(id(0, 5, 0), 0, INTEGRATED).set(id(0, 5, 0), 0x00, 0x9230_1b4b);
+    assert_eq!(requesters(&groups(&s), id(0, 5, 0)), [id(0, 5, 0), id(0, 5, 1)]);
+}
+
+#[test]
 fn devices_without_configuration_space_are_members_too() {
     let mut tree = q35(true).tree();
     tree.add(id(0xf0, 0, 0)).unwrap();
