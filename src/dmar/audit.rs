@@ -3,7 +3,7 @@
 //! Nothing here changes what the driver does; `topology` survives all of it.
 
 use super::oddity::{Oddity, OddityKind};
-use super::parse::{Andd, Atsr, Drhd, Entry, HeaderFlags, Rhsa, Rmrr, Satc, Scope, Structure, Table};
+use super::parse::{Andd, Atsr, Drhd, Entry, HeaderFlags, Rhsa, Rmrr, Satc, Scope, Scopes, Structure, Table};
 use super::topology::{MOST, usable_base, usable_range};
 use crate::host::address::{INTERRUPT_RANGE, PAGE, Range};
 
@@ -44,7 +44,8 @@ pub fn audit(table: &Table<'_>, reserved: Option<&dyn Fn(Range) -> bool>, report
             Structure::Rhsa(a) => audit.affinity(&entry, &a, note),
             Structure::Andd(a) => audit.name(place, &entry, &a, note),
             Structure::Satc(s) => audit.caches(&entry, &s, note),
-            Structure::Sidp(_) | Structure::Unknown => {}
+            Structure::Sidp(s) => integrated(s.scopes, &[1, 5], note),
+            Structure::Unknown => {}
         }
         let in_sidp = matches!(entry.structure, Structure::Sidp(_));
         for scope in entry.scopes().flatten() {
@@ -68,6 +69,13 @@ fn has_reserved_bits(entry: &Entry<'_>) -> bool {
         Structure::Rhsa(_) => set(4, 8),
         Structure::Andd(_) => set(4, 7),
         Structure::Unknown => false,
+    }
+}
+
+/// Integrated devices have one of these scope types and a path of one step (VT-d 8.8, 8.9).
+fn integrated(scopes: Scopes<'_>, kinds: &[u8], note: Note<'_>) {
+    for scope in scopes.flatten().filter(|s| !kinds.contains(&s.kind) || s.path.len() != 1) {
+        note(scope.at, OddityKind::NotIntegrated(scope.kind));
     }
 }
 
@@ -227,9 +235,7 @@ impl<'a> Audit<'_, 'a> {
         if self.compared().any(|(_, e)| matches!(e.structure, Structure::Sidp(_))) {
             note(entry.at, OddityKind::SatcBesideSidp);
         }
-        for scope in s.scopes.flatten().filter(|s| s.kind != 1 || s.path.len() != 1) {
-            note(scope.at, OddityKind::NotIntegrated(scope.kind));
-        }
+        integrated(s.scopes, &[1], note);
     }
 
     fn scope(&self, scope: &Scope<'_>, in_sidp: bool, note: Note<'_>) {

@@ -98,7 +98,7 @@ pub enum OddityKind {
     NameTwice(u8),
     /// A scope names an ACPI device without ANDD.
     NameMissing(u8),
-    /// A SATC lists something other than integrated PCI endpoints.
+    /// A SATC or SIDP lists something that is not integrated in the root complex.
     NotIntegrated(u8),
     /// There is a SIDP beside a SATC.
     SatcBesideSidp,
@@ -164,7 +164,7 @@ impl OddityKind {
             K::NameUnterminated => "the name may be cut off",
             K::NameTwice(_) => "a scope that names it may mean either",
             K::NameMissing(_) => "the device's name is not known",
-            K::NotIntegrated(_) => "only integrated PCI endpoints can be listed, with a path of one step",
+            K::NotIntegrated(_) => "only integrated devices can be listed, with a path of one step",
             K::SatcBesideSidp => "the SIDP says the same more exactly, and the specification has the SATC ignored",
             K::Alignment => "aligned reads of its fields would fail",
             K::Order(_) => "types are to ascend",
@@ -255,7 +255,7 @@ impl fmt::Display for OddityKind {
             K::NameUnterminated => f.write_str("ACPI name without NUL"),
             K::NameTwice(n) => write!(f, "two names for ACPI device {n}"),
             K::NameMissing(n) => write!(f, "no name for ACPI device {n}"),
-            K::NotIntegrated(n) => write!(f, "SATC lists a scope of type {n} or with a longer path"),
+            K::NotIntegrated(n) => write!(f, "integrated device listed as a scope of type {n} or with a longer path"),
             K::SatcBesideSidp => f.write_str("SATC beside SIDP"),
             K::Alignment => f.write_str("structure not at a multiple of 4 bytes"),
             K::Order(n) => write!(f, "structure of type {n} after one of a higher type"),
