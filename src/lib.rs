@@ -27,13 +27,24 @@ extern crate std;
 
 pub mod device;
 pub mod dmar;
+mod driver;
 mod host;
 /// The hardware's own formats, for who reads or builds tables by hand.
 pub mod hw;
 mod space;
+mod unit;
 
+pub use device::GroupId;
+pub use device::attach::{Change, Group, Target};
+pub use device::events::{Events, Fault};
+pub use device::registry::Owner;
+pub use driver::{BringUp, FirmwareReport, Service, UnitReport, Vtd};
 pub use host::address::{DeviceId, Gpa, Hpa, INTERRUPT_RANGE, Iova, Nanos, PAGE, Pasid, Range, SourceId, UnitId};
 pub use host::error::{Class, Error, ErrorKind, Field, MapError, MapWhy, Need, State, Step};
 pub use host::platform::{Event, Identity, Message, Mmio, Platform, PlatformError, Registers};
+pub use space::domain::{Deferred, Domain, DomainSpec, Edit, FlushMode, NotFlushed, Pending, Strict, Unmapped};
 pub use space::flush::Flushed;
 pub use space::paging::{Access, PageSizes};
+pub use unit::bring_up::{Skipped, TakeOver};
+pub use unit::config::Config;
+pub use unit::errata::{Errata, Erratum};

@@ -11,6 +11,7 @@ mod console;
 mod cpu;
 mod devices;
 mod exit;
+mod iommu;
 mod machine;
 mod memory;
 mod pci;

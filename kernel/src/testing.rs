@@ -6,6 +6,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
+use core::sync::atomic::{AtomicU32, Ordering};
 use linkme::distributed_slice;
 
 /// Why a test did not pass.
@@ -120,8 +121,17 @@ pub fn list(line: &CommandLine) {
     }
 }
 
+/// How often tests with random parts repeat, in percent.
+static SCALE: AtomicU32 = AtomicU32::new(100);
+
+/// `n` repetitions, fewer or more as the command line asks, at least one.
+pub fn scaled(n: u64) -> u64 {
+    (n * u64::from(SCALE.load(Ordering::Relaxed)) / 100).max(1)
+}
+
 /// Runs the tests; whether none failed.
 pub fn run(line: &CommandLine) -> bool {
+    SCALE.store(line.scale, Ordering::Relaxed);
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for (name, test) in chosen(line) {
         println!("@test begin {name}");

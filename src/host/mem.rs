@@ -129,7 +129,7 @@ impl Frames {
 
     /// Replaces the pair of words `i`, `i + 1` (`i` even) in one 128-bit store, so that hardware sees both or neither.
     pub(crate) fn set_pair(&self, i: usize, lo: u64, hi: u64) {
-        if i % 2 == 0 && i + 1 < self.len() {
+        if i.is_multiple_of(2) && i + 1 < self.len() {
             // SAFETY: in bounds, and aligned to 16 because `i` is even and frames are aligned to pages.
             unsafe { store_pair(self.at.as_ptr().add(i), lo, hi) }
         }
@@ -752,29 +752,40 @@ impl<T> Shared<T> {
         unsafe { self.at.as_ref() }
     }
 
-    /// Whether the two are one.
-    pub(crate) fn same(a: &Self, b: &Self) -> bool {
-        a.at == b.at
-    }
-
-    /// The value, where this is the last handle; the handle back otherwise.
-    pub(crate) fn take(self) -> Result<T, Self> {
+    /// The value, where this is the last handle, and the place where it stood; the handle back otherwise.
+    pub(crate) fn take(self) -> Result<(T, Vacant<T>), Self> {
         if self.counted().count.compare_exchange(1, 0, Ordering::Acquire, Ordering::Relaxed).is_err() {
             return Err(self);
         }
         let at = self.at;
         core::mem::forget(self);
-        // SAFETY: the count went from 1 to 0 in this handle, so nobody else has one; read once, then freed.
-        unsafe {
-            let value = at.read().value;
-            dealloc(at.as_ptr().cast(), Layout::new::<Counted<T>>());
-            Ok(value)
-        }
+        // SAFETY: the count went from 1 to 0 in this handle, so nobody else has one; read once.
+        Ok((unsafe { at.read() }.value, Vacant(at)))
     }
 
     /// How many handles there are, which may have changed when the caller looks at it.
     pub(crate) fn handles(&self) -> usize {
         self.counted().count.load(Ordering::Acquire)
+    }
+}
+
+/// The memory of a [`Shared`] whose value was taken out, so that putting one back cannot fail.
+pub(crate) struct Vacant<T>(NonNull<Counted<T>>);
+
+impl<T> Vacant<T> {
+    pub(crate) fn fill(self, value: T) -> Shared<T> {
+        let at = self.0;
+        core::mem::forget(self);
+        // SAFETY: owned memory of this layout, without a value.
+        unsafe { at.write(Counted { count: AtomicUsize::new(1), value }) };
+        Shared { at, owns: PhantomData }
+    }
+}
+
+impl<T> Drop for Vacant<T> {
+    fn drop(&mut self) {
+        // SAFETY: owned memory from the heap with this layout.
+        unsafe { dealloc(self.0.as_ptr().cast(), Layout::new::<Counted<T>>()) }
     }
 }
 

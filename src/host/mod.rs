@@ -12,3 +12,4 @@ pub(crate) mod sync;
 #[cfg(test)]
 #[allow(unsafe_code, reason = "a host for tests: its frames come from the heap")]
 pub(crate) mod testing;
+pub(crate) mod wait;

@@ -133,7 +133,7 @@ impl Mmio {
 
     fn at<T>(&self, at: u32) -> Option<volatile::VolatilePtr<'_, T>> {
         let size = size_of::<T>() as u32;
-        if at % size != 0 || at.checked_add(size)? > self.len {
+        if !at.is_multiple_of(size) || at.checked_add(size)? > self.len {
             return None;
         }
         // SAFETY: within the mapping that `new`'s caller vouches for, and aligned.

@@ -6,6 +6,8 @@ use super::platform::Platform;
 use core::ops::{Deref, DerefMut};
 
 pub(crate) use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+/// A value that is set once and read without a lock.
+pub(crate) use spin::Once;
 
 /// The order in which locks may be taken: only towards higher ranks. Checked in debug builds.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -17,14 +19,12 @@ pub(crate) enum Rank {
     Domain = 1,
     /// One unit's root and context tables and domain ids.
     Entries = 2,
-    /// One unit's registers that take commands.
-    Command = 3,
     /// One unit's invalidation queue: slots and tail.
-    Queue = 4,
+    Queue = 3,
     /// One unit's fault records.
-    Faults = 5,
+    Faults = 4,
     /// Leaf locks under which nothing else is taken.
-    Leaf = 6,
+    Leaf = 5,
 }
 
 /// A spin lock that masks interrupts while it is held.
@@ -45,8 +45,8 @@ impl<T> Lock<T> {
     }
 
     /// The value, where no other reference can exist.
-    pub(crate) fn get_mut(&mut self) -> &mut T {
-        self.inner.get_mut()
+    pub(crate) fn into_inner(self) -> T {
+        self.inner.into_inner()
     }
 }
 

@@ -1,4 +1,6 @@
-//! Address spaces: what is mapped (`paging`), what must be flushed where (`flush`), who has which input range (`iova`).
+//! Address spaces: what is mapped (`paging`), what must be flushed where (`flush`), domains, which bring both together
+//! (`domain`), and who has which input range (`iova`).
 
-pub(crate) mod flush;
-pub(crate) mod paging;
+pub mod domain;
+pub mod flush;
+pub mod paging;

@@ -1,6 +1,7 @@
 //! The tests that run in the machine. Those of the kernel's own parts; a file for each part.
 
 mod cpu;
+mod driver;
 mod memory;
 mod pci;
 mod time;

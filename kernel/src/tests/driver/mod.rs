@@ -1,0 +1,71 @@
+//! The driver on the real registers of the machine's unit, with devices that do DMA through what it built.
+
+mod bring_up;
+mod dma;
+mod faults;
+mod groups;
+mod invalidation;
+mod mapping;
+mod parallel;
+
+use crate::devices::edu::Edu;
+use crate::devices::testdev::TestDevice;
+use crate::iommu::{NoIommu, Recorder, Session};
+use crate::platform::KernelPlatform;
+use crate::skip;
+use crate::testing::Failure;
+use alloc::sync::Arc;
+use vtd::{Config, DeviceId, Domain, Group, Nanos, Strict, Target};
+
+/// How long a fault's interrupt may take.
+const SOON: Nanos = Nanos::millis(1000);
+
+/// The driver, or the reason why this machine has none.
+fn session() -> Result<Session, Failure> {
+    session_with(Config::default())
+}
+
+fn session_with(config: Config) -> Result<Session, Failure> {
+    match Session::start(config) {
+        Ok(s) => Ok(s),
+        Err(NoIommu::NoTable) => skip!("this machine has no remapping unit"),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn edu() -> Result<Edu, Failure> {
+    match Edu::all().next() {
+        Some(e) => Ok(e),
+        None => skip!("no edu device"),
+    }
+}
+
+/// The first `iommu-testdev` on the root bus.
+fn testdev() -> Result<TestDevice, Failure> {
+    match TestDevice::all().find(|d| d.id().source.bus() == 0) {
+        Some(d) => Ok(d),
+        None => skip!("no iommu-testdev on the root bus"),
+    }
+}
+
+/// A device's group, claimed and attached to an empty domain of the best kind.
+struct Attached {
+    domain: Domain<KernelPlatform, Strict>,
+    group: Group<KernelPlatform>,
+    events: Arc<Recorder>,
+}
+
+fn attached(session: &Session, d: DeviceId) -> Result<Attached, Failure> {
+    let (group, events) = session.claim(d)?;
+    let domain = session.vtd().domain::<Strict>(&group.best_spec())?;
+    group.attach(Target::Domain(&domain))?;
+    Ok(Attached { domain, group, events })
+}
+
+impl Attached {
+    /// Gives the device back; the domain goes too.
+    fn release(self) -> Result<(), Failure> {
+        self.group.release().map_err(|(_, e)| e)?;
+        Ok(())
+    }
+}

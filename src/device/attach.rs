@@ -1,0 +1,340 @@
+//! Groups in their owner's hands: attached, replaced, detached, given back.
+//!
+//! The order of an attachment (VT-d 6.2.2, 6.8): everything that can fail first (widths, domain ids, context tables,
+//! firmware's regions), then the entries of every requester id, then one batch of invalidations a unit, then the old
+//! domain lets go. A batch that does not complete leaves the group blocked, and what hardware may still use owned.
+
+use super::entries::{self, Due};
+use super::events::Events;
+use super::group::GroupId;
+use super::registry::{Attached, Member, Owner};
+use crate::driver::Core;
+use crate::host::address::{DeviceId, INTERRUPT_RANGE, Range, SourceId};
+use crate::host::error::{Error, ErrorKind, Field, Need};
+use crate::host::mem::Shared;
+use crate::host::platform::Platform;
+use crate::hw::tables::ContextEntry;
+use crate::space::domain::{Deferred, Domain, DomainSpec, Strict};
+use crate::unit::Unit;
+use crate::unit::ids::PASS_THROUGH;
+use crate::unit::invalidate::Batch;
+use alloc::sync::Arc;
+
+/// What a group is attached to.
+#[non_exhaustive]
+pub enum Target<'a, P: Platform> {
+    /// Nothing: every request is blocked.
+    Blocked,
+    /// All memory, input address = physical address: pass-through where the unit has it, tables elsewhere. The tables
+    /// reach `Config::identity_top` and leave the interrupt addresses out.
+    Identity,
+    /// A domain that flushes at every unmap.
+    Domain(&'a Domain<P, Strict>),
+    /// A domain that flushes at `sync`.
+    Deferred(&'a Domain<P, Deferred>),
+}
+
+/// How a change of attachment looked to the device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// Each request met the old tables or the new.
+    Seamless,
+    /// Requests may have been blocked in between, or were blocked before.
+    WithGap,
+}
+
+/// A claimed group: the right to say what its devices reach. Dropping it releases it.
+pub struct Group<P: Platform> {
+    core: Shared<Core<P>>,
+    id: GroupId,
+    /// Its place in the registry.
+    place: usize,
+    owner: Owner,
+    live: bool,
+}
+
+/// The right to change a group's attachment, taken from everyone else for as long as it lives.
+struct Changing<'g, P: Platform> {
+    group: &'g Group<P>,
+}
+
+impl<P: Platform> Drop for Changing<'_, P> {
+    fn drop(&mut self) {
+        let Ok(registry) = self.group.core.registry() else { return };
+        let mut states = registry.states.lock(self.group.core.platform());
+        if let Some(s) = states.get_mut(self.group.place) {
+            s.busy = false;
+        }
+    }
+}
+
+impl<P: Platform> Group<P> {
+    /// Claims: marks the group as owned, and blocks it.
+    pub(crate) fn claim(core: &Shared<Core<P>>, id: GroupId, owner: Owner) -> Result<Self, Error> {
+        let registry = core.registry()?;
+        let place = registry.place(id)?;
+        for m in registry.members(place) {
+            if m.unit.is_none() {
+                return Err(ErrorKind::Unsupported(Need::Unit).of(m.device));
+            }
+            if owner != Owner::HOST && m.reserved.iter().any(|(_, relaxable)| !relaxable) {
+                return Err(ErrorKind::Invalid(Field::ReservedRegion).of(m.device));
+            }
+        }
+        {
+            let mut states = registry.states.lock(core.platform());
+            let s = states.get_mut(place).ok_or(Error::from(ErrorKind::Unknown))?;
+            if s.owner.is_some() || s.busy {
+                return Err(ErrorKind::Busy.into());
+            }
+            s.owner = Some(owner);
+        }
+        let group = Group { core: core.clone(), id, place, owner, live: true };
+        group.attach(Target::Blocked)?;
+        Ok(group)
+    }
+
+    /// The driver's own hand on a group that nobody has claimed: it comes and goes without a trace.
+    pub(crate) fn unclaimed(core: &Shared<Core<P>>, place: usize) -> Result<Self, Error> {
+        let id = core.registry()?.id(place)?;
+        Ok(Group { core: core.clone(), id, place, owner: Owner::HOST, live: false })
+    }
+
+    /// The group's id.
+    pub fn id(&self) -> GroupId {
+        self.id
+    }
+
+    /// Who claimed it.
+    pub fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    fn members(&self) -> &[Member] {
+        self.core.registry().map_or(&[], |r| r.members(self.place))
+    }
+
+    /// The devices of the group.
+    pub fn devices(&self) -> impl Iterator<Item = DeviceId> + '_ {
+        self.members().iter().map(|m| m.device)
+    }
+
+    /// Input addresses that domains of this group must leave alone: interrupts, and firmware's regions, which an
+    /// attachment maps one to one.
+    pub fn reserved(&self) -> impl Iterator<Item = Range> + '_ {
+        core::iter::once(INTERRUPT_RANGE).chain(self.firmware())
+    }
+
+    /// Firmware's regions of the members, as far as this owner must have them. The same region may come up twice.
+    fn firmware(&self) -> impl Iterator<Item = Range> + '_ {
+        let host = self.owner == Owner::HOST;
+        self.members()
+            .iter()
+            .flat_map(move |m| m.reserved.iter().filter(move |(_, relaxable)| host || !relaxable).map(|(r, _)| *r))
+    }
+
+    /// The domain that all units of the group can take and that offers the most.
+    pub fn best_spec(&self) -> DomainSpec {
+        let units = self.core.units();
+        self.members()
+            .iter()
+            .filter_map(|m| units.get(m.unit?))
+            .map(|u| DomainSpec::best_of(&u.caps, u.errata))
+            .reduce(DomainSpec::common)
+            .unwrap_or_default()
+    }
+
+    /// Every requester id of every member with the unit that serves it.
+    fn sources(&self) -> impl Iterator<Item = (usize, &Unit<P>, SourceId)> + '_ {
+        let units = self.core.units();
+        self.members()
+            .iter()
+            .filter_map(move |m| m.unit.and_then(|i| units.get(i).map(|u| (i, u, m))))
+            .flat_map(|(i, u, m)| m.sources.iter().map(move |s| (i, u, *s)))
+    }
+
+    /// Has every request of every member go through `to`, under each id that it may carry, or changes nothing and says
+    /// why. After a timeout the group is blocked.
+    ///
+    /// Waits for invalidations, with a deadline. Not for interrupt context.
+    pub fn attach(&self, to: Target<'_, P>) -> Result<Change, Error> {
+        let new = match to {
+            Target::Blocked => Attached::Blocked,
+            Target::Identity => Attached::Identity,
+            Target::Domain(d) => Attached::Space(d.space.clone()),
+            Target::Deferred(d) => Attached::Space(d.space.clone()),
+        };
+        let (_changing, old) = self.change()?;
+        let new = match new {
+            Attached::Identity if self.needs_identity_tables() => Attached::Space(self.core.identity_space()?),
+            new => new,
+        };
+        self.enter(&new)?;
+        match self.switch(&new) {
+            Ok(change) => {
+                self.set(new);
+                self.leave(&old);
+                Ok(change)
+            }
+            Err(e) => {
+                // Fail closed. What either domain's entries may have left in caches keeps its ids and tables.
+                let _ = self.switch(&Attached::Blocked);
+                self.set(Attached::Blocked);
+                core::mem::forget((old, new));
+                Err(e)
+            }
+        }
+    }
+
+    fn change(&self) -> Result<(Changing<'_, P>, Attached<P>), Error> {
+        let mut states = self.core.registry()?.states.lock(self.core.platform());
+        let s = states.get_mut(self.place).ok_or(Error::from(ErrorKind::Unknown))?;
+        if core::mem::replace(&mut s.busy, true) {
+            return Err(ErrorKind::Busy.into());
+        }
+        Ok((Changing { group: self }, s.attached.clone()))
+    }
+
+    fn set(&self, to: Attached<P>) {
+        let Ok(registry) = self.core.registry() else { return };
+        let was = {
+            let mut states = registry.states.lock(self.core.platform());
+            states.get_mut(self.place).map(|s| core::mem::replace(&mut s.attached, to))
+        };
+        // The last handle of a domain frees its tables: outside the lock.
+        drop(was);
+    }
+
+    fn needs_identity_tables(&self) -> bool {
+        self.sources().any(|(_, u, _)| !u.caps.ecap.pt())
+    }
+
+    /// All that can fail of an attachment to `to`; an error leaves nothing behind.
+    fn enter(&self, to: &Attached<P>) -> Result<(), Error> {
+        let host = self.core.host();
+        for (_, unit, source) in self.sources() {
+            entries::prepare(host, unit, source).map_err(|e| e.on(unit.id))?;
+        }
+        let Attached::Space(space) = to else { return Ok(()) };
+        for (done, (i, unit, _)) in self.sources().enumerate() {
+            if let Err(e) = space.enter(i, unit) {
+                self.sources().take(done).for_each(|(i, unit, _)| space.leave(i, unit));
+                return Err(e);
+            }
+        }
+        for (done, r) in self.firmware().enumerate() {
+            if let Err(e) = space.enter_firmware(r) {
+                self.firmware().take(done).for_each(|r| space.leave_firmware(r));
+                self.sources().for_each(|(i, unit, _)| space.leave(i, unit));
+                return Err(e.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Undoes `enter` for what no entry names any more.
+    fn leave(&self, from: &Attached<P>) {
+        let Attached::Space(space) = from else { return };
+        self.sources().for_each(|(i, unit, _)| space.leave(i, unit));
+        self.firmware().for_each(|r| space.leave_firmware(r));
+    }
+
+    /// Writes the entries of all requester ids and flushes what that demands: one batch a unit.
+    fn switch(&self, to: &Attached<P>) -> Result<Change, Error> {
+        let host = self.core.host();
+        let mut seamless = true;
+        for (index, unit) in self.core.units().iter().enumerate() {
+            let mut batch = Batch::new();
+            let mut written = false;
+            for (_, _, source) in self.sources().filter(|(i, ..)| *i == index) {
+                let entry = self.entry(to, index, unit)?;
+                let due = entries::write(host, unit, source, entry).map_err(|e| e.on(unit.id))?;
+                seamless &= due.seamless();
+                written = true;
+                self.add(unit, &mut batch, due)?;
+            }
+            if !batch.is_empty() {
+                unit.invalidate(host, &batch)?;
+            } else if written {
+                unit.flush_write_buffer(host)?;
+            }
+        }
+        Ok(if seamless { Change::Seamless } else { Change::WithGap })
+    }
+
+    fn add(&self, unit: &Unit<P>, batch: &mut Batch, due: Due) -> Result<(), Error> {
+        if !due.add_to(unit, batch) {
+            unit.invalidate(self.core.host(), batch)?;
+            *batch = Batch::new();
+            due.add_to(unit, batch);
+        }
+        Ok(())
+    }
+
+    fn entry(&self, to: &Attached<P>, index: usize, unit: &Unit<P>) -> Result<ContextEntry, Error> {
+        Ok(match to {
+            Attached::Blocked => ContextEntry::ABSENT,
+            Attached::Identity => {
+                let widest = unit.caps.cap.widest().ok_or(ErrorKind::Unsupported(Need::SecondStage).on(unit.id))?;
+                ContextEntry::pass_through(widest, PASS_THROUGH)
+            }
+            Attached::Space(space) => {
+                let (root, width) = space.root();
+                let did = space.did(index).ok_or(Error::from(ErrorKind::Unknown))?;
+                ContextEntry::second_stage(root.get(), width, did)
+            }
+        })
+    }
+
+    /// Has `h` hear of what device `d` of the group reports, in place of who heard before.
+    pub fn on_events(&self, d: DeviceId, h: Arc<dyn Events>) -> Result<(), Error> {
+        let member = self.members().iter().position(|m| m.device == d);
+        let was = {
+            let mut states = self.core.registry()?.states.lock(self.core.platform());
+            let ear = member.and_then(|m| states.get_mut(self.place)?.ears.get_mut(m));
+            match ear {
+                Some(ear) => ear.handler.replace(h),
+                None => return Err(ErrorKind::Invalid(Field::Device).of(d)),
+            }
+        };
+        drop(was);
+        Ok(())
+    }
+
+    /// Gives the group back, blocked. On an error it is blocked as well as can be, and still owned.
+    pub fn release(mut self) -> Result<(), (Self, Error)> {
+        match self.end() {
+            Ok(()) => {
+                self.live = false;
+                Ok(())
+            }
+            Err(e) => Err((self, e)),
+        }
+    }
+
+    fn end(&self) -> Result<(), Error> {
+        self.attach(Target::Blocked)?;
+        let registry = self.core.registry()?;
+        for m in 0..self.members().len() {
+            let was = {
+                let mut states = registry.states.lock(self.core.platform());
+                states.get_mut(self.place).and_then(|s| s.ears.get_mut(m)).and_then(|e| e.handler.take())
+            };
+            drop(was);
+        }
+        let mut states = registry.states.lock(self.core.platform());
+        if let Some(s) = states.get_mut(self.place) {
+            s.owner = None;
+        }
+        Ok(())
+    }
+}
+
+impl<P: Platform> Drop for Group<P> {
+    fn drop(&mut self) {
+        if self.live {
+            // Without success the group stays claimed for ever: nobody may have devices whose caches are unknown.
+            let _ = self.end();
+        }
+    }
+}

@@ -1,0 +1,500 @@
+//! The driver's handle: counted, cloned, without global state.
+
+use crate::device::attach::{Group, Target};
+use crate::device::events::{Events, Fault};
+use crate::device::registry::{Attached, Owner, Registry};
+use crate::device::scan;
+use crate::device::{GroupId, Tree, Why};
+
+use crate::dmar::Topology;
+use crate::host::address::{DeviceId, Hpa, Range, UnitId};
+use crate::host::error::{Error, ErrorKind, Need, State};
+use crate::host::grow;
+use crate::host::mem::Shared;
+use crate::host::platform::{Event, Identity, Platform};
+use crate::host::sync::{Lock, Once, Rank};
+use crate::hw::capabilities::Capabilities;
+use crate::hw::registers::Gsts;
+use crate::space::domain::{Domain, DomainSpec, FlushMode, Space, Strict};
+use crate::space::paging::Access;
+use crate::unit::bring_up::{Place, Skipped, TakeOver};
+use crate::unit::config::Config;
+use crate::unit::errata::{Errata, Erratum};
+use crate::unit::{Host, Machine, Unit};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+/// The driver of all remapping units of a machine. A counted handle: clones are the same driver.
+///
+/// ```text
+/// Topology::from_table -> Vtd::new -> bring_up -> claim a group -> attach it to a domain -> map
+/// ```
+pub struct Vtd<P: Platform>(Shared<Core<P>>);
+
+impl<P: Platform> Clone for Vtd<P> {
+    fn clone(&self) -> Self {
+        Vtd(self.0.clone())
+    }
+}
+
+/// What all handles share.
+pub(crate) struct Core<P: Platform> {
+    machine: Shared<Machine<P>>,
+    topology: Topology,
+    identity: Identity,
+    /// Set when `bring_up` has gone all the way.
+    up: Once<Registry<P>>,
+    /// Tables that stand in for pass-through, made when first wanted.
+    one_to_one: Lock<Option<Domain<P>>>,
+    /// Who hears of faults that no claimed device's owner hears of.
+    rest: Lock<Rest>,
+}
+
+#[derive(Default)]
+struct Rest {
+    handler: Option<Arc<dyn Events>>,
+    /// Numbers the calls of `service`.
+    round: u64,
+    /// `bring_up` has begun.
+    begun: bool,
+}
+
+/// What `bring_up` found and did.
+#[derive(Debug)]
+pub struct BringUp {
+    /// Every unit of the table, in its order.
+    pub units: Vec<UnitReport>,
+    /// Devices that firmware reserved memory for, which go on reaching it (and nothing else) until they are claimed.
+    pub firmware: Vec<FirmwareReport>,
+    /// What is done differently on this machine, and why.
+    pub errata: Vec<&'static Erratum>,
+}
+
+/// One unit in [`BringUp`].
+#[derive(Clone, Copy, Debug)]
+pub struct UnitReport {
+    /// The unit.
+    pub unit: UnitId,
+    /// Why it was left alone.
+    pub skipped: Option<Skipped>,
+    /// What was found on and was turned off first (TES, QIES, IRES).
+    pub found: Gsts,
+    /// Invalidation goes through the queue.
+    pub queue: bool,
+    /// Faults raise an interrupt; without it `service` finds them.
+    pub fault_interrupt: bool,
+    /// Protected memory was on and was turned off.
+    pub protected_memory: bool,
+}
+
+/// One region in [`BringUp`].
+#[derive(Clone, Copy, Debug)]
+pub struct FirmwareReport {
+    /// The device.
+    pub device: DeviceId,
+    /// The region, whole pages.
+    pub range: Range,
+    /// Why the device does not reach it.
+    pub error: Option<Error>,
+}
+
+/// When to call `service` again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Service {
+    /// Nothing is left; call again when `Platform::wake` says so.
+    Idle,
+    /// The budget was used up; call again soon.
+    Again,
+}
+
+impl<P: Platform> Core<P> {
+    pub(crate) fn host(&self) -> &Host<P> {
+        &self.machine.host
+    }
+
+    pub(crate) fn platform(&self) -> &P {
+        &self.machine.host.platform
+    }
+
+    pub(crate) fn units(&self) -> &[Unit<P>] {
+        self.machine.units()
+    }
+
+    /// The groups; an error before `bring_up`.
+    pub(crate) fn registry(&self) -> Result<&Registry<P>, Error> {
+        self.up.get().ok_or(ErrorKind::State(State::NotUp).into())
+    }
+
+    /// Bits of a host physical address, as firmware says them.
+    fn hpa_width(&self) -> u8 {
+        self.topology.host_address_width().clamp(12, 52) as u8
+    }
+
+    /// A domain that maps every address to itself, as far as the configuration says and the units reach.
+    pub(crate) fn identity_space(&self) -> Result<Shared<Space<P>>, Error> {
+        let mut known = self.one_to_one.lock(self.platform());
+        if let Some(d) = &*known {
+            return Ok(d.space.clone());
+        }
+        let spec = self.units().iter().map(|u| DomainSpec::best_of(&u.caps, u.errata)).reduce(DomainSpec::common);
+        let spec = spec.ok_or(Error::from(ErrorKind::Unsupported(Need::AnyUnit)))?;
+        let d: Domain<P> = Domain::new(&self.machine, &spec, self.hpa_width())?;
+        let width = spec.width.min(self.hpa_width());
+        let top = self.host().config.identity_top.get().min(1 << width) & !0xfff;
+        d.space.map_one_to_one(top, Access::READ | Access::WRITE)?;
+        let space = d.space.clone();
+        *known = Some(d);
+        Ok(space)
+    }
+}
+
+impl<P: Platform> Vtd<P> {
+    /// The driver for the units of `topology`. Touches no register.
+    pub fn new(platform: P, topology: Topology, config: Config) -> Result<Self, Error> {
+        let identity = platform.identity();
+        let machine = Shared::new(Machine::new(platform, config)).map_err(|(_, e)| e)?;
+        let core = Core {
+            machine,
+            topology,
+            identity,
+            up: Once::new(),
+            one_to_one: Lock::new(Rank::Groups, None),
+            rest: Lock::new(Rank::Leaf, Rest::default()),
+        };
+        Ok(Vtd(Shared::new(core).map_err(|(_, e)| Error::from(e))?))
+    }
+
+    /// Takes the units over and turns translation on with everything blocked, but for devices that firmware reserved
+    /// memory for: those go on reaching that. The order is `reference` material of VT-d 11.4.4 and 6.5.2.1: queues on
+    /// everywhere, root pointers, fault interrupts, firmware's regions, translation, protected memory off.
+    ///
+    /// Once only. After an error the units are off again as far as they answer, and the handle is good for `hand_back`.
+    /// Waits, with deadlines.
+    pub fn bring_up(&self, found: TakeOver) -> Result<BringUp, Error> {
+        let core = &*self.0;
+        {
+            let mut rest = core.rest.lock(core.platform());
+            if core::mem::replace(&mut rest.begun, true) {
+                return Err(ErrorKind::State(State::AlreadyUp).into());
+            }
+        }
+        let mut report = BringUp { units: Vec::new(), firmware: Vec::new(), errata: Vec::new() };
+        let units = self.probe(&mut report)?;
+        if units.is_empty() {
+            return Err(ErrorKind::Unsupported(Need::AnyUnit).into());
+        }
+        core.machine.adopt(units);
+        let done = self.start(found, &mut report);
+        if done.is_err() {
+            for unit in core.units() {
+                let _ = unit.stop(core.host());
+            }
+        }
+        done.map(|()| report)
+    }
+
+    fn probe(&self, report: &mut BringUp) -> Result<Vec<Unit<P>>, Error> {
+        let core = &*self.0;
+        for e in Errata::found(&core.identity) {
+            grow::push(&mut report.errata, e)?;
+        }
+        let errata = Errata::of(&core.identity);
+        let mut units = grow::with_capacity(core.topology.units().len())?;
+        for u in core.topology.units() {
+            let place = Place { id: u.id, segment: u.segment, base: u.base, window: u.window, node: u.node };
+            let skipped = match Unit::probe(core.host(), place, errata)? {
+                Ok(unit) => {
+                    grow::push(&mut units, unit)?;
+                    None
+                }
+                Err(why) => Some(why),
+            };
+            let line = UnitReport {
+                unit: u.id,
+                skipped,
+                found: Gsts::empty(),
+                queue: false,
+                fault_interrupt: false,
+                protected_memory: false,
+            };
+            grow::push(&mut report.units, line)?;
+        }
+        Ok(units)
+    }
+
+    fn start(&self, found: TakeOver, report: &mut BringUp) -> Result<(), Error> {
+        let core = &*self.0;
+        let host = core.host();
+        let mut line = |id: UnitId, set: &dyn Fn(&mut UnitReport)| {
+            report.units.iter_mut().filter(|l| l.unit == id).for_each(set);
+        };
+        for unit in core.units() {
+            let on = unit.quiet(host, found)?;
+            line(unit.id, &|l| l.found = on);
+        }
+        for unit in core.units() {
+            unit.start_queue(host)?;
+            line(unit.id, &|l| l.queue = unit.has_queue());
+        }
+        let registry = scan::registry(core.platform(), &core.topology, core.units())?;
+        for unit in core.units() {
+            unit.start_root(host)?;
+        }
+        for unit in core.units() {
+            let interrupt = unit.start_events(host);
+            line(unit.id, &|l| l.fault_interrupt = interrupt);
+        }
+        core.up.call_once(|| registry);
+        self.keep_firmware(&mut report.firmware)?;
+        for unit in core.units() {
+            let was = unit.start_translation(host)?;
+            report.units.iter_mut().filter(|l| l.unit == unit.id).for_each(|l| l.protected_memory = was);
+        }
+        Ok(())
+    }
+
+    /// Attaches every group with regions reserved by firmware to a domain of those regions.
+    fn keep_firmware(&self, report: &mut Vec<FirmwareReport>) -> Result<(), Error> {
+        let registry = self.0.registry()?;
+        for g in 0..registry.len() {
+            let members = registry.members(g);
+            let regions = || members.iter().flat_map(|m| m.reserved.iter().map(|(r, _)| (m.device, *r)));
+            if regions().next().is_none() || members.iter().any(|m| m.unit.is_none()) {
+                continue;
+            }
+            let group = Group::unclaimed(&self.0, g)?;
+            let spec = group.best_spec();
+            let outcome = self.domain::<Strict>(&spec).and_then(|d| group.attach(Target::Domain(&d)));
+            for (device, range) in regions() {
+                grow::push(report, FirmwareReport { device, range, error: outcome.err() })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Turns every unit off and gives the platform back. `Busy` while groups, domains or other handles live.
+    pub fn hand_back(self) -> Result<P, (Self, Error)> {
+        if let Err(e) = self.quiesce() {
+            return Err((self, e));
+        }
+        let (core, place) = match self.0.take() {
+            Ok(taken) => taken,
+            Err(core) => return Err((Vtd(core), ErrorKind::Busy.into())),
+        };
+        let Core { machine, topology, identity, up, one_to_one, rest } = core;
+        match machine.take() {
+            Ok((machine, _)) => {
+                let (host, units) = machine.into_parts();
+                for unit in units.into_iter().flatten() {
+                    unit.release(&host.platform);
+                }
+                Ok(host.platform)
+            }
+            Err(machine) => {
+                let core = Core { machine, topology, identity, up, one_to_one, rest };
+                Err((Vtd(place.fill(core)), ErrorKind::Busy.into()))
+            }
+        }
+    }
+
+    /// All that can fail of `hand_back`.
+    fn quiesce(&self) -> Result<(), Error> {
+        let core = &*self.0;
+        let inner = usize::from(core.one_to_one.lock(core.platform()).is_some());
+        let kept = match core.up.get() {
+            Some(r) => {
+                r.states.lock(core.platform()).iter().filter(|s| matches!(s.attached, Attached::Space(_))).count()
+            }
+            None => 0,
+        };
+        if self.0.handles() != 1 || core.machine.handles() > 1 + inner + kept {
+            return Err(ErrorKind::Busy.into());
+        }
+        for g in 0..core.up.get().map_or(0, Registry::len) {
+            Group::unclaimed(&self.0, g)?.attach(Target::Blocked)?;
+        }
+        drop(core.one_to_one.lock(core.platform()).take());
+        for unit in core.units() {
+            unit.stop(core.host())?;
+        }
+        Ok(())
+    }
+
+    /// What a unit can do.
+    pub fn capabilities(&self, u: UnitId) -> Result<Capabilities, Error> {
+        self.0.machine.unit(u).map(|u| u.caps)
+    }
+
+    /// Where a unit's registers are.
+    pub fn register_base(&self, u: UnitId) -> Result<Hpa, Error> {
+        self.0.machine.unit(u).map(|u| u.base)
+    }
+
+    /// What firmware says of the machine.
+    pub fn topology(&self) -> &Topology {
+        &self.0.topology
+    }
+
+    /// The working unit that serves a device.
+    pub fn unit_of(&self, d: DeviceId) -> Result<UnitId, Error> {
+        let registry = self.0.registry()?;
+        let (g, m) = registry.find(d).ok_or(ErrorKind::Unknown.of(d))?;
+        let unit = registry.members(g).get(m).and_then(|m| self.0.units().get(m.unit?));
+        unit.map(|u| u.id).ok_or(ErrorKind::Unsupported(Need::Unit).of(d))
+    }
+
+    /// The top half of a unit's interrupts. Interrupt context; takes no lock that anyone holds with interrupts on.
+    pub fn interrupt(&self, u: UnitId, e: Event) {
+        let core = &*self.0;
+        if let Ok(unit) = core.machine.unit(u)
+            && unit.interrupted(core.host(), e)
+        {
+            core.platform().wake();
+        }
+    }
+
+    /// The bottom half: delivers what devices reported, in at most `budget` calls of handlers, and says when to call
+    /// again. Not for interrupt context; no lock is held while a handler runs.
+    pub fn service(&self, budget: usize) -> Service {
+        let core = &*self.0;
+        let Some(registry) = core.up.get() else { return Service::Idle };
+        let round = {
+            let mut rest = core.rest.lock(core.platform());
+            rest.round = rest.round.wrapping_add(1);
+            rest.round
+        };
+        let mut left = budget;
+        for unit in core.units() {
+            // An error of the queue belongs to whoever waits; here it is only kept from blocking fault interrupts.
+            let _ = unit.tend_queue(core.host());
+            unit.faults().collect(core.host(), unit);
+            loop {
+                if left == 0 {
+                    return Service::Again;
+                }
+                let Some(record) = unit.faults().take(core.host()) else { break };
+                let id = DeviceId { segment: unit.segment, source: crate::host::address::SourceId(record.source()) };
+                left -= usize::from(self.deliver(registry, unit.id, id, record, round));
+            }
+            let lost = unit.faults().take_lost(core.host());
+            if lost != 0
+                && let Some(h) = self.rest_handler()
+            {
+                h.lost(lost);
+                left = left.saturating_sub(1);
+            }
+        }
+        self.deliver_lost(registry, left)
+    }
+
+    /// Delivers one fault; `false` where nobody hears it, or its device has had its share.
+    fn deliver(
+        &self,
+        registry: &Registry<P>,
+        unit: UnitId,
+        id: DeviceId,
+        record: crate::hw::faults::FaultRecord,
+        round: u64,
+    ) -> bool {
+        let core = &*self.0;
+        let place = registry.find(id);
+        let device = place.and_then(|(g, m)| registry.members(g).get(m).map(|m| m.device));
+        let share = core.host().config.faults_per_service;
+        let mut handler = None;
+        if let Some((g, m)) = place {
+            let mut states = registry.states.lock(core.platform());
+            if let Some(ear) = states.get_mut(g).and_then(|s| s.ears.get_mut(m))
+                && let Some(h) = &ear.handler
+            {
+                if ear.round != round {
+                    (ear.round, ear.delivered) = (round, 0);
+                }
+                if ear.delivered >= share {
+                    ear.dropped = ear.dropped.saturating_add(1);
+                    return false;
+                }
+                ear.delivered += 1;
+                handler = Some(h.clone());
+            }
+        }
+        match handler.or_else(|| self.rest_handler()) {
+            Some(h) => {
+                h.fault(&Fault::decode(unit, device, record));
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Tells owners how many faults of their devices were not delivered one by one.
+    fn deliver_lost(&self, registry: &Registry<P>, mut left: usize) -> Service {
+        let core = &*self.0;
+        for (g, m) in (0..registry.len()).flat_map(|g| (0..registry.members(g).len()).map(move |m| (g, m))) {
+            let told = {
+                let mut states = registry.states.lock(core.platform());
+                let ear = states.get_mut(g).and_then(|s| s.ears.get_mut(m)).filter(|e| e.dropped != 0);
+                match ear {
+                    Some(_) if left == 0 => return Service::Again,
+                    Some(ear) => ear.handler.clone().map(|h| (h, core::mem::take(&mut ear.dropped))),
+                    None => None,
+                }
+            };
+            if let Some((h, n)) = told {
+                h.lost(n);
+                left -= 1;
+            }
+        }
+        Service::Idle
+    }
+
+    fn rest_handler(&self) -> Option<Arc<dyn Events>> {
+        self.0.rest.lock(self.0.platform()).handler.clone()
+    }
+
+    /// Has `h` hear of faults that no owner's handler hears of: unknown requesters, devices that nobody claimed, and
+    /// overflows of a unit's registers, which name no device.
+    pub fn on_other_events(&self, h: Arc<dyn Events>) {
+        let was = self.0.rest.lock(self.0.platform()).handler.replace(h);
+        drop(was);
+    }
+
+    /// The group of a device.
+    pub fn group_of(&self, d: DeviceId) -> Result<GroupId, Error> {
+        let registry = self.0.registry()?;
+        registry.find(d).map_or(Err(ErrorKind::Unknown.of(d)), |(g, _)| registry.id(g))
+    }
+
+    /// All groups.
+    pub fn groups(&self) -> Result<impl Iterator<Item = GroupId> + '_, Error> {
+        Ok(self.0.registry()?.groups.iter())
+    }
+
+    /// The devices of a group.
+    pub fn devices_of(&self, g: GroupId) -> Result<impl Iterator<Item = DeviceId> + '_, Error> {
+        let registry = self.0.registry()?;
+        Ok(registry.members(registry.place(g)?).iter().map(|m| m.device))
+    }
+
+    /// Why two devices are in one group, link by link; `None` where they are not.
+    pub fn why_together(&self, a: DeviceId, b: DeviceId) -> Result<Option<Why<'_>>, Error> {
+        Ok(self.0.registry()?.groups.why(a, b))
+    }
+
+    /// The PCI functions and ACPI devices of the machine as `bring_up` found them.
+    pub fn devices(&self) -> Result<&Tree, Error> {
+        Ok(&self.0.registry()?.tree)
+    }
+
+    /// Claims a group for one owner, and blocks it until it is attached. What cannot be told apart is claimed together.
+    ///
+    /// Errors: `Busy` where it has an owner; `Invalid(ReservedRegion)` for a guest where firmware keeps a region of a
+    /// kind that the device needs; `Unsupported(Unit)` where no working unit serves a member.
+    pub fn claim(&self, g: GroupId, owner: Owner) -> Result<Group<P>, Error> {
+        Group::claim(&self.0, g, owner)
+    }
+
+    /// An empty address space that meets `spec`. Its devices' units must offer at least that.
+    pub fn domain<M: FlushMode>(&self, spec: &DomainSpec) -> Result<Domain<P, M>, Error> {
+        Ok(Domain::new(&self.0.machine, spec, self.0.hpa_width())?)
+    }
+}

@@ -1,0 +1,252 @@
+//! Bringing units up and shutting them down, in the order of VT-d 11.4.4 and 6.5.2.1: every step on all units before
+//! the next on any, for some chipsets want the queue on everywhere before a root pointer is latched anywhere.
+
+use super::command::Command;
+use super::errata::Errata;
+use super::fault_log::FaultLog;
+use super::ids::DomainIds;
+use super::invalidate::{Batch, Request};
+use super::queue::Queue;
+use super::root::RootTable;
+use super::{Host, Unit};
+use crate::host::address::{Hpa, UnitId};
+use crate::host::error::{Error, ErrorKind, State, Step};
+use crate::host::platform::{Event, Platform, Registers};
+use crate::host::sync::{AtomicU32, Lock, Ordering, Rank};
+use crate::host::wait::Turn;
+use crate::hw::capabilities::{Cap, Capabilities, Ecap, Version};
+use crate::hw::faults::FaultRecord;
+use crate::hw::registers::{EventControl, EventMessage, Fsts, Gsts, RootPointer, TableMode, at};
+use core::fmt;
+
+/// What to do with a unit that firmware or a predecessor left on.
+#[non_exhaustive]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TakeOver {
+    /// Refuse it, with `State::FoundOn`.
+    Refuse,
+    /// Turn it off first, safely: interrupt remapping, translation, then the queue when it has drained.
+    Disable,
+}
+
+/// Why a unit of the DMAR table is left alone. Its devices are not protected and cannot be claimed.
+#[non_exhaustive]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Skipped {
+    /// The table gives a register base of zero, or one that is not page aligned.
+    NoBase,
+    /// The platform did not map the registers.
+    NotMapped,
+    /// Version or capabilities read all zeros or all ones: there is nothing there.
+    NoAnswer,
+    /// No second-stage width that the driver has tables for.
+    NoWidth,
+}
+
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Skipped::NoBase => "the DMAR table gives no usable register base",
+            Skipped::NotMapped => "the platform did not map its registers",
+            Skipped::NoAnswer => "its registers read all zeros or all ones",
+            Skipped::NoWidth => "it offers no second-stage page-table width",
+        })
+    }
+}
+
+/// Where the DMAR table says that a unit is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) id: UnitId,
+    pub(crate) segment: u16,
+    pub(crate) base: Option<Hpa>,
+    /// Bytes of registers that the table promises, at least a page.
+    pub(crate) window: u64,
+    pub(crate) node: Option<u32>,
+}
+
+impl<P: Platform> Unit<P> {
+    /// Finds the unit and reads what it can do; nothing is written to it.
+    pub(crate) fn probe(h: &Host<P>, place: Place, errata: Errata) -> Result<Result<Self, Skipped>, Error> {
+        let Some(base) = place.base else { return Ok(Err(Skipped::NoBase)) };
+        let Ok(mut regs) = h.platform.registers(base, place.window.max(4096)) else {
+            return Ok(Err(Skipped::NotMapped));
+        };
+        let version = Version(regs.read32(at::VER));
+        let (cap, ecap) = (Cap(regs.read64(at::CAP)), Ecap(regs.read64(at::ECAP)));
+        let caps = Capabilities { version, cap, ecap };
+        if !caps.plausible() {
+            return Ok(Err(Skipped::NoAnswer));
+        }
+        if cap.widest().is_none() {
+            return Ok(Err(Skipped::NoWidth));
+        }
+        let window = u64::from(caps.window());
+        if window > place.window.max(4096) {
+            match h.platform.registers(base, window.next_multiple_of(4096)) {
+                Ok(larger) => regs = larger,
+                Err(_) => return Ok(Err(Skipped::NotMapped)),
+            }
+        }
+        Self::build(h, place, base, caps, errata, regs).map(Ok).map_err(|e| e.on(place.id))
+    }
+
+    /// Allocates all that the unit needs before anything of it is turned on.
+    fn build(
+        h: &Host<P>,
+        place: Place,
+        base: Hpa,
+        caps: Capabilities,
+        errata: Errata,
+        regs: P::Registers,
+    ) -> Result<Self, ErrorKind> {
+        let (p, node) = (&h.platform, place.node);
+        let faults = FaultLog::new(p, node)?;
+        let ids = match DomainIds::new(p, caps.cap.domain_ids(), node) {
+            Ok(ids) => ids,
+            Err(e) => {
+                faults.release(p);
+                return Err(e);
+            }
+        };
+        let root = match RootTable::new(p, caps.ecap.c(), node) {
+            Ok(root) => root,
+            Err(e) => {
+                faults.release(p);
+                ids.release(p);
+                return Err(e);
+            }
+        };
+        let wanted = caps.ecap.qi() && (h.config.queue || caps.version.major() >= 6);
+        let queue = match wanted.then(|| Queue::new(p, h.config.queue_order, node)).transpose() {
+            Ok(queue) => queue,
+            Err(e) => {
+                faults.release(p);
+                ids.release(p);
+                root.release(p);
+                return Err(e);
+            }
+        };
+        Ok(Unit {
+            id: place.id,
+            segment: place.segment,
+            base,
+            caps,
+            errata,
+            write_buffer: caps.cap.rwbf() || errata.contains(Errata::WRITE_BUFFER),
+            regs,
+            commands: Turn::new(),
+            taken: AtomicU32::new(0),
+            queue,
+            faults,
+            ids: Lock::new(Rank::Entries, ids),
+            root: Lock::new(Rank::Entries, root),
+        })
+    }
+
+    /// Deals with a unit that is on already, and clears what it recorded before. Says what was found on.
+    pub(crate) fn quiet(&self, h: &Host<P>, found: TakeOver) -> Result<Gsts, Error> {
+        let on = self.status()? & (Gsts::TES | Gsts::QIES | Gsts::IRES);
+        if !on.is_empty() && found == TakeOver::Refuse {
+            return Err(ErrorKind::State(State::FoundOn).on(self.id));
+        }
+        self.taken.store(1, Ordering::Release);
+        if on.contains(Gsts::IRES) {
+            self.command(h, Command::InterruptRemapping(false))?;
+        }
+        if on.contains(Gsts::TES) {
+            self.command(h, Command::Translation(false))?;
+        }
+        if on.contains(Gsts::QIES) {
+            // The predecessor's descriptors are in memory that it may still own: let them run out first.
+            let timeout = ErrorKind::Timeout(Step::Drain).on(self.id);
+            self.until(h, timeout, |u| Ok(u.regs.read64(at::IQH) == u.regs.read64(at::IQT)))?;
+            self.command(h, Command::Queue(false))?;
+        }
+        self.mask(at::FECTL);
+        if self.caps.ecap.qi() {
+            self.mask(at::IECTL);
+        }
+        for at in (0..self.caps.cap.nfr()).filter_map(|i| self.caps.fault_record(i)) {
+            self.regs.write32(at + FaultRecord::LAST_DWORD, FaultRecord::CLEAR);
+        }
+        self.regs.write32(at::FSTS, (Fsts::PFO | Fsts::QUEUE).bits());
+        Ok(on)
+    }
+
+    /// Turns the queue on, where the unit has one and it is wanted.
+    pub(crate) fn start_queue(&self, h: &Host<P>) -> Result<(), Error> {
+        let Some(q) = &self.queue else { return Ok(()) };
+        // A tail left over from before would be taken as descriptors to fetch.
+        self.regs.write64(at::IQT, 0);
+        self.regs.write64(at::IQA, q.address(&h.platform).0);
+        self.command(h, Command::Queue(true))
+    }
+
+    /// Has the unit take its root table, all entries absent but those written before, and drop what it cached.
+    pub(crate) fn start_root(&self, h: &Host<P>) -> Result<(), Error> {
+        let table = self.root.lock(&h.platform).hpa(&h.platform);
+        self.regs.write64(at::RTADDR, RootPointer::new(table.get(), TableMode::Legacy).0);
+        self.command(h, Command::RootPointer)?;
+        // Also where SRTP does it itself (CAP.ESRTPS): it shows that the queue works before anything depends on it, and a
+        // queue that has completed no wait cannot be turned off (VT-d 6.5.2.1).
+        let mut all = Batch::new();
+        all.push(Request::ContextGlobal);
+        all.push(Request::IotlbGlobal);
+        self.invalidate(h, &all)
+    }
+
+    /// Leads the unit's interrupts to the platform. `false` where the platform has no message to give: faults are then
+    /// found by `service` alone.
+    pub(crate) fn start_events(&self, h: &Host<P>) -> bool {
+        let faults = self.lead(h, at::FECTL, Event::Fault);
+        self.faults.collect(h, self);
+        if self.queue.is_some() && h.config.completion_interrupt {
+            self.lead(h, at::IECTL, Event::Invalidation);
+        }
+        faults
+    }
+
+    fn lead(&self, h: &Host<P>, control: u32, e: Event) -> bool {
+        let Ok(m) = h.platform.event(self.id, e) else { return false };
+        let m = EventMessage::new(m.address, m.data);
+        self.regs.write32(control + at::EVENT_DATA, m.data);
+        self.regs.write32(control + at::EVENT_ADDRESS, m.address);
+        self.regs.write32(control + at::EVENT_UPPER, m.upper);
+        let was = EventControl::from_bits_retain(self.regs.read32(control));
+        self.regs.write32(control, (was & !EventControl::IM).bits());
+        true
+    }
+
+    fn mask(&self, control: u32) {
+        let was = EventControl::from_bits_retain(self.regs.read32(control));
+        self.regs.write32(control, (was | EventControl::IM).bits());
+    }
+
+    /// Translation on; then protected memory off, which would go on blocking. Says whether it was on.
+    pub(crate) fn start_translation(&self, h: &Host<P>) -> Result<bool, Error> {
+        self.flush_write_buffer(h)?;
+        self.command(h, Command::Translation(true))?;
+        self.protected_memory_off(h)
+    }
+
+    /// Turns everything off again, in the opposite order, where the unit was taken over. Devices must be quiet.
+    pub(crate) fn stop(&self, h: &Host<P>) -> Result<(), Error> {
+        if self.taken.load(Ordering::Acquire) == 0 {
+            return Ok(());
+        }
+        if self.status()?.contains(Gsts::TES) {
+            self.command(h, Command::Translation(false))?;
+        }
+        self.mask(at::FECTL);
+        if self.queue.is_some() {
+            self.mask(at::IECTL);
+            if self.status()?.contains(Gsts::QIES) {
+                let timeout = ErrorKind::Timeout(Step::Drain).on(self.id);
+                self.until(h, timeout, |u| Ok(u.regs.read64(at::IQH) == u.regs.read64(at::IQT)))?;
+                self.command(h, Command::Queue(false))?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,106 @@
+//! Fault records, from the unit's registers to a log in memory (VT-d 7.3, 11.4.7, 11.4.14). The top half copies and
+//! clears, briefly; decoding and delivery are the bottom half's (`device::events`).
+
+use super::{Host, Unit};
+use crate::host::error::ErrorKind;
+use crate::host::mem::Frames;
+use crate::host::platform::{Platform, Registers};
+use crate::host::sync::{Lock, Rank};
+use crate::hw::faults::FaultRecord;
+use crate::hw::registers::{Fsts, at};
+
+/// Records that the log holds: two words each in one frame.
+const ROOM: usize = 256;
+
+/// One unit's log.
+pub(crate) struct FaultLog {
+    frames: Frames,
+    state: Lock<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Records ever written and read; their difference is at most `ROOM`.
+    written: usize,
+    read: usize,
+    /// Records that found the log full, and overflows of the unit's own registers (each hides at least one fault).
+    lost: u64,
+}
+
+impl FaultLog {
+    pub(crate) fn new<P: Platform>(p: &P, node: Option<u32>) -> Result<Self, ErrorKind> {
+        Ok(FaultLog { frames: Frames::alloc(p, 0, node)?, state: Lock::new(Rank::Faults, State::default()) })
+    }
+
+    pub(crate) fn release<P: Platform>(self, p: &P) {
+        self.frames.free(p);
+    }
+
+    /// Copies what the unit recorded into the log and clears it there; says whether the log holds anything.
+    ///
+    /// Callable from interrupt context. Reads each record's top word first, and clears it by writing bit 31 of that word
+    /// alone; goes on behind the last register at the first. Every status bit must be cleared, or no further interrupt
+    /// comes; IQE, ICE and ITE are the queue's (`Queue::recover`).
+    pub(crate) fn collect<P: Platform>(&self, h: &Host<P>, unit: &Unit<P>) -> bool {
+        let mut s = self.state.lock(&h.platform);
+        let (first, count) = (unit.caps.cap.fro(), unit.caps.cap.nfr());
+        // Twice round the registers at most: a device that faults without end does not hold the CPU here.
+        for _ in 0..2 {
+            let raw = unit.regs.read32(at::FSTS);
+            if raw == u32::MAX {
+                break;
+            }
+            let status = Fsts::from_bits_retain(raw);
+            if !status.intersects(Fsts::PPF | Fsts::PFO) {
+                break;
+            }
+            let mut i = u32::from(status.fri()) % count;
+            for _ in 0..count {
+                let place = first + i * at::FRCD_STRIDE;
+                let top = unit.regs.read32(place + FaultRecord::LAST_DWORD);
+                if !FaultRecord::is_valid(top) {
+                    break;
+                }
+                let lo = unit.regs.read64(place);
+                let hi = u64::from(unit.regs.read32(place + 8)) | u64::from(top) << 32;
+                unit.regs.write32(place + FaultRecord::LAST_DWORD, FaultRecord::CLEAR);
+                s.put(&self.frames, lo, hi);
+                i = (i + 1) % count;
+            }
+            if status.contains(Fsts::PFO) {
+                s.lost += 1;
+                unit.regs.write32(at::FSTS, Fsts::PFO.bits());
+            }
+        }
+        s.written != s.read || s.lost != 0
+    }
+
+    /// The oldest record, taken out.
+    pub(crate) fn take<P: Platform>(&self, h: &Host<P>) -> Option<FaultRecord> {
+        let mut s = self.state.lock(&h.platform);
+        if s.written == s.read {
+            return None;
+        }
+        let i = s.read % ROOM * 2;
+        s.read = s.read.wrapping_add(1);
+        Some(FaultRecord { lo: self.frames.get(i), hi: self.frames.get(i + 1) })
+    }
+
+    /// How many faults were lost since the last call, at least.
+    pub(crate) fn take_lost<P: Platform>(&self, h: &Host<P>) -> u64 {
+        core::mem::take(&mut self.state.lock(&h.platform).lost)
+    }
+}
+
+impl State {
+    fn put(&mut self, frames: &Frames, lo: u64, hi: u64) {
+        if self.written.wrapping_sub(self.read) >= ROOM {
+            self.lost += 1;
+            return;
+        }
+        let i = self.written % ROOM * 2;
+        frames.set(i, lo);
+        frames.set(i + 1, hi);
+        self.written = self.written.wrapping_add(1);
+    }
+}

@@ -1,0 +1,197 @@
+//! What may be invalidated, in batches: through the queue where it is on, through CCMD and IOTLB where it is not
+//! (VT-d 6.5.1, 6.5.2). A unit may always invalidate more than it was asked to.
+
+use super::queue::Submission;
+use super::{Host, Unit};
+use crate::host::error::{Error, ErrorKind, Step};
+use crate::host::platform::{Platform, Registers};
+use crate::host::wait::Wait;
+use crate::hw::descriptors::Descriptor;
+use crate::hw::invalidation::{Ccmd, Drain, FunctionMask, Iotlb, Iva};
+use crate::hw::registers::at;
+
+/// One invalidation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Request {
+    /// All context entries.
+    ContextGlobal,
+    /// The context entries of one requester id, tagged with a domain id.
+    ContextDevice { did: u16, source: u16 },
+    /// All translations.
+    IotlbGlobal,
+    /// All translations of a domain id.
+    IotlbDomain { did: u16 },
+    /// `2^order` pages from `first` on, aligned to that; `leaf_only` where nothing but leaf entries changed.
+    IotlbPages { did: u16, first: u64, order: u8, leaf_only: bool },
+}
+
+/// Requests that go in one submission, in this order. Context-cache requests come first: the hardware carries out an
+/// IOTLB request after all of those queued before it (6.5.2.12).
+pub(crate) struct Batch {
+    list: [Request; Batch::ROOM],
+    len: usize,
+}
+
+impl Batch {
+    /// Requests in a batch.
+    pub(crate) const ROOM: usize = 64;
+
+    pub(crate) const fn new() -> Self {
+        Batch { list: [Request::IotlbGlobal; Batch::ROOM], len: 0 }
+    }
+
+    /// Adds a request unless it is there already; `false` when the batch is full.
+    pub(crate) fn push(&mut self, r: Request) -> bool {
+        if self.requests().contains(&r) {
+            return true;
+        }
+        if self.len + 1 >= Batch::ROOM {
+            return false;
+        }
+        self.put(r);
+        true
+    }
+
+    /// Adds the widest request for translations, for which there is always room: it covers what found none.
+    pub(crate) fn widen(&mut self) {
+        if !self.requests().contains(&Request::IotlbGlobal) {
+            self.put(Request::IotlbGlobal);
+        }
+    }
+
+    fn put(&mut self, r: Request) {
+        if let Some(place) = self.list.get_mut(self.len) {
+            *place = r;
+            self.len += 1;
+        }
+    }
+
+    pub(crate) fn requests(&self) -> &[Request] {
+        self.list.get(..self.len).unwrap_or(&[])
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+/// A batch that was handed to a unit.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum InFlight {
+    /// Complete already: the register interface is synchronous.
+    Done,
+    /// In the queue.
+    Queued(Submission),
+}
+
+impl<P: Platform> Unit<P> {
+    fn drain(&self) -> Drain {
+        Drain { reads: self.caps.cap.drd(), writes: self.caps.cap.dwd() }
+    }
+
+    /// The request as the unit can carry it out: page-selective only with CAP.PSI, and up to CAP.MAMV.
+    fn possible(&self, r: Request) -> Request {
+        match r {
+            Request::IotlbPages { did, order, .. } if !self.caps.cap.psi() || order > self.caps.cap.mamv() => {
+                Request::IotlbDomain { did }
+            }
+            r => r,
+        }
+    }
+
+    fn descriptor(&self, r: Request) -> Descriptor {
+        let drain = self.drain();
+        match self.possible(r) {
+            Request::ContextGlobal => Descriptor::cc_global(),
+            Request::ContextDevice { did, source } => Descriptor::cc_device(did, source, FunctionMask::Exact),
+            Request::IotlbGlobal => Descriptor::iotlb_global(drain),
+            Request::IotlbDomain { did } => Descriptor::iotlb_domain(did, drain),
+            Request::IotlbPages { did, first, order, leaf_only } => {
+                Descriptor::iotlb_pages(did, drain, Iva::new(first, order, leaf_only))
+            }
+        }
+    }
+
+    /// Hands a batch to the unit: one submission, one write of the tail. Waits for room in the queue, and for
+    /// completion where only the register interface is there.
+    pub(crate) fn start(&self, h: &Host<P>, batch: &Batch) -> Result<InFlight, Error> {
+        let list = batch.requests();
+        match &self.queue {
+            Some(q) => {
+                let at = |i: usize| self.descriptor(list.get(i).copied().unwrap_or(Request::IotlbGlobal));
+                q.submit(h, self, list.len(), at).map(InFlight::Queued)
+            }
+            None => {
+                for r in list {
+                    self.by_register(h, self.possible(*r))?;
+                }
+                Ok(InFlight::Done)
+            }
+        }
+    }
+
+    /// Whether it has completed, and how; not to be asked again after `Some`.
+    pub(crate) fn poll(&self, flight: InFlight) -> Option<Result<(), Error>> {
+        match (flight, &self.queue) {
+            (InFlight::Queued(s), Some(q)) => q.poll(s).map(|r| r.map_err(|e| e.on(self.id))),
+            _ => Some(Ok(())),
+        }
+    }
+
+    /// Awaits it, with a deadline. What does not complete in time stays owned by the queue.
+    pub(crate) fn finish(&self, h: &Host<P>, flight: InFlight) -> Result<(), Error> {
+        match (flight, &self.queue) {
+            (InFlight::Queued(s), Some(q)) => q.wait(h, self, s),
+            _ => Ok(()),
+        }
+    }
+
+    /// Nobody will ask for its outcome.
+    pub(crate) fn abandon(&self, flight: InFlight) {
+        if let (InFlight::Queued(s), Some(q)) = (flight, &self.queue) {
+            q.abandon(s);
+        }
+    }
+
+    /// Invalidates, and awaits it.
+    pub(crate) fn invalidate(&self, h: &Host<P>, batch: &Batch) -> Result<(), Error> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.finish(h, self.start(h, batch)?)
+    }
+
+    /// Flushes the write buffer where the unit has one that software must flush (CAP.RWBF).
+    pub(crate) fn flush_write_buffer(&self, h: &Host<P>) -> Result<(), Error> {
+        if self.write_buffer { self.command(h, super::command::Command::WriteBuffer) } else { Ok(()) }
+    }
+
+    /// One request through CCMD or IVA and IOTLB: VT-d 11.4.5, 11.4.6.1, 11.4.6.2. One at a time per unit.
+    fn by_register(&self, h: &Host<P>, r: Request) -> Result<(), Error> {
+        let timeout = ErrorKind::Timeout(Step::Invalidation).on(self.id);
+        let wait = Wait::new(&h.platform, self.id, h.config.invalidation_deadline);
+        let _turn = self.commands.take(wait).ok_or(timeout)?;
+        let refused = ErrorKind::QueueError(0).on(self.id);
+        let context = |v: Ccmd| {
+            self.regs.write64(at::CCMD, v.0);
+            self.until(h, timeout, |u| Ok(!Ccmd(u.regs.read64(at::CCMD)).busy()))?;
+            if Ccmd(self.regs.read64(at::CCMD)).performed().is_some() { Ok(()) } else { Err(refused) }
+        };
+        let iotlb = |v: Iotlb| {
+            let place = self.caps.iotlb();
+            self.regs.write64(place, v.0);
+            self.until(h, timeout, |u| Ok(!Iotlb(u.regs.read64(place)).busy()))?;
+            if Iotlb(self.regs.read64(place)).performed().is_some() { Ok(()) } else { Err(refused) }
+        };
+        match r {
+            Request::ContextGlobal => context(Ccmd::global()),
+            Request::ContextDevice { did, source } => context(Ccmd::device(did, source, FunctionMask::Exact)),
+            Request::IotlbGlobal => iotlb(Iotlb::global(self.drain())),
+            Request::IotlbDomain { did } => iotlb(Iotlb::domain(did, self.drain())),
+            Request::IotlbPages { did, first, order, leaf_only } => {
+                self.regs.write64(self.caps.iva(), Iva::new(first, order, leaf_only).0);
+                iotlb(Iotlb::page(did, self.drain()))
+            }
+        }
+    }
+}

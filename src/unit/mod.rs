@@ -1,0 +1,144 @@
+//! One remapping unit: the one way to give it a command and await it (`command`), its invalidation queue (`queue`) and
+//! what may be asked of it (`invalidate`), its fault records (`fault_log`), its domain ids (`ids`), the memory of its
+//! root and context tables (`root`), bringing it up and shutting it down (`bring_up`), and quirks as data (`errata`).
+
+pub mod bring_up;
+pub(crate) mod command;
+pub mod config;
+pub mod errata;
+pub(crate) mod fault_log;
+pub(crate) mod ids;
+pub(crate) mod invalidate;
+pub(crate) mod queue;
+pub(crate) mod root;
+
+use crate::host::address::{Hpa, UnitId};
+use crate::host::error::{Error, ErrorKind};
+use crate::host::platform::{Event, Platform, Registers};
+use crate::host::sync::{AtomicU32, Lock, Once};
+use crate::host::wait::Turn;
+use crate::hw::capabilities::Capabilities;
+use crate::hw::invalidation::{Ics, Iqercd};
+use crate::hw::registers::at;
+use alloc::vec::Vec;
+use config::Config;
+use errata::Errata;
+use fault_log::FaultLog;
+use ids::DomainIds;
+use queue::Queue;
+use root::RootTable;
+
+/// What every part of the driver is handed: the host, and what it chose.
+pub(crate) struct Host<P: Platform> {
+    pub(crate) platform: P,
+    pub(crate) config: Config,
+}
+
+/// The host and its units, shared by everything that holds a handle of the driver.
+pub(crate) struct Machine<P: Platform> {
+    pub(crate) host: Host<P>,
+    /// Set by `bring_up`.
+    units: Once<Vec<Unit<P>>>,
+}
+
+impl<P: Platform> Machine<P> {
+    pub(crate) fn new(platform: P, config: Config) -> Self {
+        Machine { host: Host { platform, config }, units: Once::new() }
+    }
+
+    /// The units that work; none before `bring_up`.
+    pub(crate) fn units(&self) -> &[Unit<P>] {
+        self.units.get().map_or(&[], |u| u)
+    }
+
+    /// Sets the units, once.
+    pub(crate) fn adopt(&self, units: Vec<Unit<P>>) {
+        self.units.call_once(|| units);
+    }
+
+    /// The working unit `id`.
+    pub(crate) fn unit(&self, id: UnitId) -> Result<&Unit<P>, Error> {
+        self.units().iter().find(|u| u.id == id).ok_or(ErrorKind::Unknown.on(id))
+    }
+
+    /// The host's platform, and the units, taken apart.
+    pub(crate) fn into_parts(self) -> (Host<P>, Option<Vec<Unit<P>>>) {
+        (self.host, self.units.try_into_inner())
+    }
+}
+
+/// A unit that answers.
+pub(crate) struct Unit<P: Platform> {
+    pub(crate) id: UnitId,
+    pub(crate) segment: u16,
+    pub(crate) base: Hpa,
+    pub(crate) caps: Capabilities,
+    pub(crate) errata: Errata,
+    /// Software must flush the write buffer: CAP.RWBF, or an erratum.
+    write_buffer: bool,
+    regs: P::Registers,
+    /// Whose turn it is to give a command.
+    commands: Turn,
+    /// Not 0 once the unit was taken over: before that, nothing may be turned off that a predecessor left on.
+    taken: AtomicU32,
+    /// `None`: invalidation by registers.
+    queue: Option<Queue>,
+    faults: FaultLog,
+    pub(crate) ids: Lock<DomainIds>,
+    pub(crate) root: Lock<RootTable>,
+}
+
+impl<P: Platform> Unit<P> {
+    /// The top half of an interrupt. Says whether the bottom half has something to do.
+    pub(crate) fn interrupted(&self, h: &Host<P>, e: Event) -> bool {
+        match e {
+            Event::Fault => {
+                // A queue error is for the bottom half and for whoever waits.
+                self.faults.collect(h, self);
+                true
+            }
+            Event::Invalidation => {
+                self.regs.write32(at::ICS, Ics::IWC.bits());
+                false
+            }
+            Event::PageRequest => false,
+        }
+    }
+
+    /// The fault log.
+    pub(crate) fn faults(&self) -> &FaultLog {
+        &self.faults
+    }
+
+    /// Clears queue errors that nobody waits for.
+    pub(crate) fn tend_queue(&self, h: &Host<P>) -> Result<(), Error> {
+        match &self.queue {
+            Some(q) => q.recover(h, self),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether absent-to-present changes need the write buffer flushed.
+    pub(crate) fn needs_write_buffer_flush(&self) -> bool {
+        self.write_buffer
+    }
+
+    /// Whether invalidation goes through the queue.
+    pub(crate) fn has_queue(&self) -> bool {
+        self.queue.is_some()
+    }
+
+    fn queue_error_code(&self) -> u8 {
+        Iqercd(self.regs.read64(at::IQERCD)).iqei().0
+    }
+
+    /// Gives all memory back. Only for a unit that is off.
+    pub(crate) fn release(mut self, p: &P) {
+        if let Some(q) = self.queue.take() {
+            q.release(p);
+        }
+        self.faults.release(p);
+        self.ids.into_inner().release(p);
+        self.root.into_inner().release(p);
+    }
+}

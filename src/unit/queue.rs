@@ -1,0 +1,270 @@
+//! The invalidation queue (VT-d 6.5.2): slots claimed and published under a short lock, completion polled outside it.
+//!
+//! Every submission ends in a wait descriptor that writes the submission's generation to a status word of its own,
+//! compared for equality: an unfenced later wait may complete first (6.5.2.12), so no other word says anything. Slots
+//! are used again when their wait has completed *and* whoever submitted has taken the verdict or given up waiting.
+
+use super::errata::Errata;
+use super::{Host, Unit};
+use crate::host::error::{Error, ErrorKind, Step};
+use crate::host::grow;
+use crate::host::mem::Frames;
+use crate::host::platform::{Platform, Registers};
+use crate::host::sync::{Lock, Ordering, Rank};
+use crate::host::wait::Wait;
+use crate::hw::descriptors::{Descriptor, WaitFlags};
+use crate::hw::invalidation::{DescriptorWidth, Iqa};
+use crate::hw::registers::{Fsts, at};
+use alloc::vec::Vec;
+
+/// Status words are followed by these many-slot arrays of software words in the same frames.
+const OWNED: usize = 1;
+const VERDICT: usize = 2;
+/// One more word that nobody reads: what a neutralised descriptor writes to.
+const SCRATCH: usize = 3;
+
+/// Legacy mode knows no wider descriptors.
+const WIDTH: DescriptorWidth = DescriptorWidth::Bits128;
+
+/// One unit's queue, of 128-bit descriptors.
+pub(crate) struct Queue {
+    ring: Frames,
+    words: Frames,
+    slots: usize,
+    order: u8,
+    state: Lock<State>,
+}
+
+struct State {
+    /// The next slot to fill.
+    tail: usize,
+    /// The first slot not yet free again.
+    oldest: usize,
+    generation: u32,
+    /// For the first slot of each submission: its length and generation.
+    spans: Vec<(u16, u32)>,
+}
+
+/// What was submitted and is not known to be complete. Dropping it without `poll`ing to the end needs `Queue::abandon`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Submission {
+    wait: u16,
+    generation: u32,
+}
+
+impl Queue {
+    pub(crate) fn new<P: Platform>(p: &P, order: u8, node: Option<u32>) -> Result<Self, ErrorKind> {
+        let order = order.min(7);
+        let ring = Frames::alloc(p, order, node)?;
+        let slots = ring.len() / 2;
+        let spans = match grow::filled(slots, || (0, 0)) {
+            Ok(s) => s,
+            Err(e) => {
+                ring.free(p);
+                return Err(e);
+            }
+        };
+        let words = match Frames::alloc(p, order, node) {
+            Ok(w) => w,
+            Err(e) => {
+                ring.free(p);
+                return Err(e);
+            }
+        };
+        let state = State { tail: 0, oldest: 0, generation: 0, spans };
+        Ok(Queue { ring, words, slots, order, state: Lock::new(Rank::Queue, state) })
+    }
+
+    /// The value of IQA: 128-bit descriptors.
+    pub(crate) fn address<P: Platform>(&self, p: &P) -> Iqa {
+        Iqa::new(self.ring.hpa(p).get(), WIDTH, self.order)
+    }
+
+    /// The most descriptors that one submission takes.
+    pub(crate) fn capacity(&self) -> usize {
+        self.slots - 2
+    }
+
+    pub(crate) fn release<P: Platform>(self, p: &P) {
+        self.ring.free(p);
+        self.words.free(p);
+    }
+
+    fn word(&self, kind: usize, slot: usize) -> Option<&crate::host::sync::AtomicU32> {
+        self.words.status(kind * self.slots + slot)
+    }
+
+    fn read(&self, kind: usize, slot: usize) -> u32 {
+        self.word(kind, slot).map_or(0, |w| w.load(Ordering::Acquire))
+    }
+
+    fn write(&self, kind: usize, slot: usize, v: u32) {
+        if let Some(w) = self.word(kind, slot) {
+            w.store(v, Ordering::Release);
+        }
+    }
+
+    fn put(&self, slot: usize, d: &Descriptor) {
+        let [lo, hi] = d.narrow();
+        self.ring.set(slot * 2, lo);
+        self.ring.set(slot * 2 + 1, hi);
+    }
+
+    /// Frees the slots of completed submissions, oldest first, and says how many slots are free.
+    fn reclaim(&self, s: &mut State) -> usize {
+        while s.oldest != s.tail {
+            let Some(&(len, generation)) = s.spans.get(s.oldest) else { break };
+            let wait = (s.oldest + usize::from(len) - 1) % self.slots;
+            if self.read(0, wait) != generation || self.read(OWNED, wait) != 0 {
+                break;
+            }
+            s.oldest = (wait + 1) % self.slots;
+        }
+        // One slot stays empty, for head equal to tail means that nothing is queued.
+        (s.oldest + self.slots - s.tail - 1) % self.slots
+    }
+
+    /// Queues `count` descriptors and a wait, all or none, and publishes them with one write of the tail. Waits for room
+    /// until the deadline of invalidations.
+    pub(crate) fn submit<P: Platform>(
+        &self,
+        h: &Host<P>,
+        unit: &Unit<P>,
+        count: usize,
+        descriptor: impl Fn(usize) -> Descriptor,
+    ) -> Result<Submission, Error> {
+        if count > self.capacity() {
+            return Err(ErrorKind::Timeout(Step::Queue).on(unit.id));
+        }
+        let mut wait = Wait::new(&h.platform, unit.id, h.config.invalidation_deadline);
+        loop {
+            {
+                let mut s = self.state.lock(&h.platform);
+                if self.reclaim(&mut s) > count {
+                    return Ok(self.publish(h, unit, &mut s, count, descriptor));
+                }
+            }
+            self.recover(h, unit)?;
+            if !wait.turn() {
+                return Err(ErrorKind::Timeout(Step::Queue).on(unit.id));
+            }
+        }
+    }
+
+    fn publish<P: Platform>(
+        &self,
+        h: &Host<P>,
+        unit: &Unit<P>,
+        s: &mut State,
+        count: usize,
+        descriptor: impl Fn(usize) -> Descriptor,
+    ) -> Submission {
+        let first = s.tail;
+        for i in 0..count {
+            self.put((first + i) % self.slots, &descriptor(i));
+        }
+        let wait = (first + count) % self.slots;
+        s.generation = s.generation.wrapping_add(1);
+        let generation = s.generation;
+        // The word must differ from what the hardware will write.
+        self.write(0, wait, generation.wrapping_sub(1));
+        self.write(OWNED, wait, 1);
+        self.write(VERDICT, wait, 0);
+        let status = self.words.hpa(&h.platform).get() + 4 * wait as u64;
+        let flags = if h.config.completion_interrupt { WaitFlags::IF } else { WaitFlags::empty() };
+        self.put(wait, &Descriptor::wait(flags, Some((status, generation))));
+        if let Some(span) = s.spans.get_mut(first) {
+            *span = (count as u16 + 1, generation);
+        }
+        s.tail = (wait + 1) % self.slots;
+        unit.regs.write64(at::IQT, WIDTH.offset(s.tail as u32));
+        Submission { wait: wait as u16, generation }
+    }
+
+    /// Whether the submission has completed, and how. Ends it: not to be called again after `Some`.
+    pub(crate) fn poll(&self, sub: Submission) -> Option<Result<(), ErrorKind>> {
+        let wait = usize::from(sub.wait);
+        if self.read(0, wait) != sub.generation {
+            return None;
+        }
+        let verdict = self.read(VERDICT, wait);
+        self.write(OWNED, wait, 0);
+        Some(if verdict == 0 { Ok(()) } else { Err(ErrorKind::QueueError((verdict & 0xff) as u8)) })
+    }
+
+    /// Nobody will ask for this submission's outcome; its slots come back once the hardware has completed it.
+    pub(crate) fn abandon(&self, sub: Submission) {
+        self.write(OWNED, usize::from(sub.wait), 0);
+    }
+
+    /// Awaits a submission until the deadline; past it the submission is given up, and the unit still owns its slots.
+    pub(crate) fn wait<P: Platform>(&self, h: &Host<P>, unit: &Unit<P>, sub: Submission) -> Result<(), Error> {
+        let mut wait = Wait::new(&h.platform, unit.id, h.config.invalidation_deadline);
+        loop {
+            if let Some(outcome) = self.poll(sub) {
+                return outcome.map_err(|e| e.on(unit.id));
+            }
+            if wait.rare()
+                && let Err(e) = self.recover(h, unit)
+            {
+                self.abandon(sub);
+                return Err(e);
+            }
+            if !wait.turn() {
+                self.abandon(sub);
+                return Err(ErrorKind::Timeout(Step::Invalidation).on(unit.id));
+            }
+        }
+    }
+
+    /// Brings a stopped queue back to work (VT-d 6.5.2.11): the submission that holds the offending descriptor gets the
+    /// error, the descriptor becomes a wait that writes to a word nobody reads, everyone else's go on.
+    pub(crate) fn recover<P: Platform>(&self, h: &Host<P>, unit: &Unit<P>) -> Result<(), Error> {
+        let raw = unit.regs.read32(at::FSTS);
+        if raw == u32::MAX {
+            return Err(ErrorKind::UnitGone.on(unit.id));
+        }
+        if !Fsts::from_bits_retain(raw).intersects(Fsts::QUEUE) {
+            return Ok(());
+        }
+        let s = self.state.lock(&h.platform);
+        let now = Fsts::from_bits_retain(unit.regs.read32(at::FSTS));
+        // No device has a translation cache in this driver yet: ICE and ITE say nothing about our descriptors.
+        let others = now & (Fsts::ICE | Fsts::ITE);
+        if !others.is_empty() {
+            unit.regs.write32(at::FSTS, others.bits());
+        }
+        if !now.contains(Fsts::IQE) {
+            return Ok(());
+        }
+        let code = u32::from(unit.queue_error_code());
+        let head = WIDTH.index(unit.regs.read64(at::IQH)) as usize;
+        self.neutralise(h, &s, head, code);
+        unit.regs.write32(at::FSTS, Fsts::IQE.bits());
+        if unit.errata.contains(Errata::REWRITE_TAIL) {
+            unit.regs.write64(at::IQT, WIDTH.offset(s.tail as u32));
+        }
+        Ok(())
+    }
+
+    fn neutralise<P: Platform>(&self, h: &Host<P>, s: &State, head: usize, code: u32) {
+        let mut first = s.oldest;
+        while first != s.tail {
+            let Some(&(len, generation)) = s.spans.get(first) else { return };
+            let len = usize::from(len).max(1);
+            let offset = (head + self.slots - first) % self.slots;
+            let wait = (first + len - 1) % self.slots;
+            if offset < len {
+                // Bit 8 tells "failed without a reason" (code 0) from "not failed".
+                self.write(VERDICT, wait, code | 0x100);
+                let scratch = self.words.hpa(&h.platform).get() + 4 * (SCRATCH * self.slots) as u64;
+                self.put(head, &Descriptor::wait(WaitFlags::empty(), Some((scratch, generation))));
+                if head == wait {
+                    self.write(0, wait, generation);
+                }
+                return;
+            }
+            first = (wait + 1) % self.slots;
+        }
+    }
+}
