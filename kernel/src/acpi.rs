@@ -8,7 +8,7 @@ use ::acpi::fadt::Fadt;
 use ::acpi::madt::{Madt, MadtEntry};
 use ::acpi::mcfg::Mcfg;
 use ::acpi::rsdp::Rsdp;
-use ::acpi::sdt::{SdtHeader, Signature};
+use ::acpi::sdt::Signature;
 use ::acpi::{AcpiHandler, AcpiTables, PhysicalMapping};
 use alloc::vec::Vec;
 use core::cell::Cell;

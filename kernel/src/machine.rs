@@ -17,12 +17,10 @@ pub fn describe() {
         tables.cpus.len(),
         time::tsc_hz() / 1_000_000
     );
-    println!(
-        "  ACPI       revision {}, {} DMAR table(s), {} I/O APIC(s)",
-        tables.revision,
-        tables.dmar.len(),
-        tables.io_apics.len()
-    );
+    println!("  ACPI       revision {}, {} DMAR table(s)", tables.revision, tables.dmar.len());
+    for io in &tables.io_apics {
+        println!("  I/O APIC   id {}, at {:#x}, interrupts from {}", io.id, io.address, io.first_interrupt);
+    }
     println!("  functions  {}", pci::all().len());
     for f in pci::all() {
         crate::print!("    {}  {:04x}:{:04x}  class {:06x}", f.id, f.vendor, f.device, f.class);
