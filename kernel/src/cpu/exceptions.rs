@@ -84,9 +84,8 @@ fn panic(info: &core::panic::PanicInfo) -> ! {
     begin();
     // One line for xtask, whatever the message holds.
     crate::print!("@panic cpu {}: ", local::index());
-    match info.location() {
-        Some(at) => crate::print!("{}:{}: ", at.file(), at.line()),
-        None => {}
+    if let Some(at) = info.location() {
+        crate::print!("{}:{}: ", at.file(), at.line());
     }
     println!("{}", OneLine(info.message()));
     let frame: u64;

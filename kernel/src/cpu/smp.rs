@@ -20,6 +20,9 @@ const PATIENCE: Nanos = Nanos::millis(1000);
 const IDLE: u32 = 1;
 const BUSY: u32 = 2;
 
+/// How long CPUs may be at the same work.
+const EVERYWHERE: Nanos = Nanos::millis(60_000);
+
 /// CPUs that run; the boot processor is one.
 static COUNT: AtomicUsize = AtomicUsize::new(1);
 
@@ -113,6 +116,27 @@ pub fn run_on(cpu: usize, f: fn(usize), argument: usize) -> Result<(), SmpError>
     other.state.store(BUSY, Ordering::Release);
     apic::send(other.apic_id.load(Ordering::Acquire), u32::from(interrupts::WAKE));
     Ok(())
+}
+
+/// Has every CPU call `f` with its number at the same time, this one included, and waits for all.
+///
+/// # Panics
+///
+/// Where a CPU is busy or does not come back: what it works on must not go away.
+pub fn everywhere<F: Fn(usize) + Sync>(f: &F) {
+    fn call<F: Fn(usize)>(f: usize) {
+        // SAFETY: `everywhere` passes a reference to its `F`, and does not return before the call has.
+        unsafe { (*(f as *const F))(local::index()) }
+    }
+    let own = local::index();
+    let others = || (1..count()).filter(|&cpu| cpu != own);
+    for cpu in others() {
+        run_on(cpu, call::<F>, f as *const F as usize).expect("a CPU without work");
+    }
+    f(own);
+    for cpu in others() {
+        wait(cpu, EVERYWHERE).expect("a CPU that comes back");
+    }
 }
 
 /// Waits for CPU `cpu` to have done what it was given.
