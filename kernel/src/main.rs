@@ -69,10 +69,7 @@ unsafe fn start(start_info: u32) {
     };
     acpi::init(root);
     let tables = acpi::tables();
-    if let Some(timer) = tables.pm_timer {
-        time::init(timer, tables.pm_timer_is_32_bit);
-        time::calibrate();
-    }
+    time::init(tables.pm_timer, tables.pm_timer_is_32_bit);
     apic::init();
     x86_64::instructions::interrupts::enable();
     pci::functions::init();

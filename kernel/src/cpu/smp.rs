@@ -44,14 +44,14 @@ pub fn count() -> usize {
 
 /// Starts the CPUs with these APIC ids, but for the running one. Those that do not answer are left out.
 pub fn start(ids: impl Iterator<Item = u32>) {
-    trampoline::install(enter);
     let own = apic::id();
     // Where x2APIC is not in use, larger ids cannot be reached.
     let reachable = |id: &u32| *id != own && (apic::is_x2apic() || *id < 0xff);
     let ids: Vec<u32> = ids.filter(reachable).take(MAX_CPUS - 1).collect();
-    if ids.is_empty() {
+    if ids.is_empty() || !trampoline::is_usable() {
         return;
     }
+    trampoline::install(enter);
     // INIT, 10 ms, two start-ups (Intel SDM 3, 10.4.4), the second only where the first was not enough.
     for &id in &ids {
         apic::send(id, apic::INIT);
