@@ -1,5 +1,6 @@
 //! Memory: physical frames, the heap, page tables, stacks. All memory is mapped at its own address.
 
+pub mod buffer;
 pub mod frames;
 pub mod heap;
 pub mod paging;

@@ -4,43 +4,13 @@ use crate::devices::DeviceError;
 use crate::devices::edu::{BUFFER_SIZE, Edu};
 use crate::devices::testdev::{PATTERN, TestDevice, Verdict};
 use crate::devices::virtio::{self, Dma};
+use crate::memory::buffer::Buffer;
 use crate::memory::frames;
 use crate::pci;
 use crate::{check, check_eq, skip, test};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use vtd::PAGE;
-
-/// A frame that gives itself back.
-struct Frame(NonNull<u8>);
-
-impl Frame {
-    fn new() -> Result<Self, &'static str> {
-        frames::alloc(0).map(Frame).ok_or("no frames")
-    }
-
-    fn address(&self) -> u64 {
-        self.0.as_ptr() as u64
-    }
-
-    /// Word `i`, as it stands in memory now: devices write it.
-    fn word(&self, i: usize) -> u32 {
-        // SAFETY: within the frame, which is ours.
-        unsafe { self.0.cast::<u32>().add(i).read_volatile() }
-    }
-
-    fn set_word(&self, i: usize, v: u32) {
-        // SAFETY: as above.
-        unsafe { self.0.cast::<u32>().add(i).write_volatile(v) }
-    }
-}
-
-impl Drop for Frame {
-    fn drop(&mut self) {
-        // SAFETY: from `alloc`; transfers have ended when a test drops its frames.
-        unsafe { frames::free(self.0, 0) }
-    }
-}
 
 /// No IOMMU, but counting.
 struct Counted;
@@ -59,21 +29,18 @@ impl Dma for Counted {
     }
 }
 
-const WORDS: usize = PAGE as usize / 4;
-
 test! {
     fn edu_reads_and_writes_memory() {
         let Some(edu) = Edu::all().next() else { skip!("no edu device") };
-        let (from, to) = (Frame::new()?, Frame::new()?);
-        (0..WORDS).for_each(|i| from.set_word(i, 0x5eed_0000 + i as u32));
-        edu.read_memory(from.address(), 0, PAGE)?;
-        edu.write_memory(to.address(), 0, PAGE)?;
-        let wrong = (0..WORDS).find(|&i| to.word(i) != from.word(i));
-        check_eq!(wrong, None, "the first word that differs");
+        let (from, to) = (Buffer::new(0).ok_or("no frames")?, Buffer::new(0).ok_or("no frames")?);
+        let pattern = |i| 0x5eed_0000 + i as u32;
+        from.fill(pattern);
+        edu.read_memory(from.hpa().get(), 0, PAGE)?;
+        edu.write_memory(to.hpa().get(), 0, PAGE)?;
+        check_eq!(to.first_other(pattern), None, "the first word that differs");
         // A part of the buffer goes where it is sent and nowhere else.
-        to.set_word(0, 1);
-        edu.write_memory(to.address() + 8, 4, 4)?;
-        check_eq!((to.word(0), to.word(2), to.word(3)), (1, from.word(1), from.word(3)));
+        edu.write_memory(to.hpa().get() + 8, 4, 4)?;
+        check_eq!(to.first_other(|i| pattern(if i == 2 { 1 } else { i })), None);
     }
 
     fn edu_is_never_given_a_bad_buffer() {
@@ -86,11 +53,12 @@ test! {
 
     fn testdev_writes_memory() {
         let Some(device) = TestDevice::all().next() else { skip!("no iommu-testdev") };
-        let (to, other) = (Frame::new()?, Frame::new()?);
-        check_eq!(device.write(to.address(), to.address(), 64), Verdict::Arrived);
-        check_eq!((to.word(0), to.word(15), to.word(16)), (PATTERN, PATTERN, 0));
-        check_eq!(device.write(to.address(), other.address(), 64), Verdict::Elsewhere);
-        check_eq!(device.write(to.address(), to.address(), 0), Verdict::NoLength);
+        let (to, other) = (Buffer::new(0).ok_or("no frames")?, Buffer::new(0).ok_or("no frames")?);
+        let (at, elsewhere) = (to.hpa().get(), other.hpa().get());
+        check_eq!(device.write(at, at, 64), Verdict::Arrived);
+        check_eq!(to.first_other(|i| if i < 16 { PATTERN } else { 0 }), None);
+        check_eq!(device.write(at, elsewhere, 64), Verdict::Elsewhere);
+        check_eq!(device.write(at, at, 0), Verdict::NoLength);
     }
     fn virtio_entropy_arrives() {
         let Some(function) = pci::find(virtio::VENDOR, virtio::ENTROPY).next() else { skip!("no virtio-rng") };
