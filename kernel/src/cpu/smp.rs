@@ -14,7 +14,7 @@ const STACK: u64 = 16;
 
 /// How long a CPU may take to come up, at the first and at the second start-up.
 const FIRST_TRY: Nanos = Nanos::millis(50);
-const PATIENCE: Nanos = Nanos::millis(1000);
+const PATIENCE: Nanos = Nanos::millis(5000);
 
 /// States of a CPU; 0 is that of one that has not started.
 const IDLE: u32 = 1;
