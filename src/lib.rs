@@ -25,6 +25,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod device;
 pub mod dmar;
 mod host;
 /// The hardware's own formats, for who reads or builds tables by hand.

@@ -133,7 +133,7 @@ impl<'a> Table<'a> {
         Structures { bytes, at: HEADER, done: !self.is_dmar() }
     }
 
-    /// Calls `report` with everything that the bytes do not bear out, in the order of the bytes.
+    /// Calls `report` with everything that the bytes do not bear out: first of the table as a whole, then in table order.
     ///
     /// Any context that `report` allows; neither waits nor allocates.
     pub fn defects(&self, report: &mut dyn FnMut(Defect)) {

@@ -392,6 +392,13 @@ impl Topology {
         self.units.get(usize::from(id.0))
     }
 
+    /// The PCI segments that units serve, each once.
+    pub fn segments(&self) -> impl Iterator<Item = u16> {
+        let before = |n: usize| self.units.iter().take(n);
+        let all = self.units.iter().enumerate();
+        all.filter(move |(n, u)| before(*n).all(|o| o.segment != u.segment)).map(|(_, u)| u.segment)
+    }
+
     /// The unit that serves `d` (VT-d 8.3): one that names it; else the one that names the nearest bridge above it; else
     /// its segment's INCLUDE_PCI_ALL unit. `d` is a PCI function or the source id of an IOAPIC, HPET or ACPI device.
     ///

@@ -1,0 +1,360 @@
+//! The PCI functions of a machine as configuration space shows them, read once: PCI 3.0 6.1 and 6.2 (headers, capability
+//! lists), PCI Express 7.5.3 (PCI Express capability), 7.7.11 (ACS), 7.8.8 (ARI).
+//!
+//! Nothing that configuration space says is believed further than an ordered walk can bear: a bridge whose secondary bus
+//! is not beyond its own has nothing behind it, so that a way upwards always ends.
+
+use crate::dmar::{Bridges, Buses};
+use crate::host::address::DeviceId;
+use crate::host::error::{Error, ErrorKind, Step};
+use crate::host::grow;
+use crate::host::platform::{Platform, PlatformError};
+use alloc::vec::Vec;
+
+/// What a function is on its way to the root complex.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// A PCI Express function that is no port: an endpoint, or one integrated in the root complex.
+    Endpoint,
+    /// A root port.
+    RootPort,
+    /// A switch's upstream port.
+    UpstreamPort,
+    /// A switch's downstream port.
+    DownstreamPort,
+    /// A bridge from PCI Express to PCI or PCI-X.
+    ToPci,
+    /// A bridge from PCI or PCI-X to PCI Express.
+    ToExpress,
+    /// Conventional PCI: a bridge where there are buses behind it, else a device.
+    Conventional,
+    /// Not a PCI function: a device of the ACPI name space with a source id.
+    Acpi,
+}
+
+/// Access control services of a function.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Acs {
+    /// Where in configuration space the capability stands.
+    at: u16,
+    /// What it can do (ACS capability register).
+    pub able: u16,
+    /// What of it is on (ACS control register).
+    pub on: u16,
+}
+
+impl Acs {
+    /// Source validation, request redirect, completion redirect, upstream forwarding.
+    const ISOLATION: u16 = 1 << 0 | 1 << 2 | 1 << 3 | 1 << 4;
+
+    /// Whether everything that isolates is on. What the function cannot switch it does anyway (PCI Express 7.7.11.2: the
+    /// mechanisms are required, or required where they can be switched).
+    pub fn isolates(&self) -> bool {
+        let switched = self.able & Self::ISOLATION;
+        self.on & switched == switched
+    }
+}
+
+/// One function.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Function {
+    /// Where it is.
+    pub id: DeviceId,
+    /// Vendor id.
+    pub vendor: u16,
+    /// Device id.
+    pub device: u16,
+    /// Base class, sub-class, programming interface.
+    pub class: [u8; 3],
+    /// What it is.
+    pub role: Role,
+    /// Whether its device says that it has several functions.
+    pub multifunction: bool,
+    /// What is behind it.
+    pub behind: Option<Buses>,
+    /// The bridge or port that it is behind; `None` on a root bus.
+    pub parent: Option<DeviceId>,
+    /// Its access control services.
+    pub acs: Option<Acs>,
+    /// How many of the upper bits of its function number it may use as phantom functions, 0 to 3.
+    pub phantom_bits: u8,
+    /// Function 0 of its device where that is an ARI device.
+    pub ari: Option<DeviceId>,
+    /// Whether it is a port that forwards ARI function numbers.
+    pub forwards_ari: bool,
+}
+
+impl Function {
+    /// Whether a firmware-reserved region of this function may be let go once a driver has taken over: USB and graphics,
+    /// whose firmware uses end there. All others pin the function to the host (Linux decides alike).
+    pub fn relaxable(&self) -> bool {
+        matches!(self.class, [0x03, ..] | [0x0c, 0x03, _])
+    }
+
+    /// Whether requests that come through this function, or from it to its sibling functions, reach the unit.
+    pub fn isolates(&self) -> bool {
+        let acs = self.acs.is_some_and(|a| a.isolates());
+        match self.role {
+            Role::RootPort | Role::DownstreamPort => acs,
+            Role::Endpoint | Role::UpstreamPort => acs || !self.multifunction,
+            Role::ToPci | Role::ToExpress | Role::Conventional => false,
+            Role::Acpi => true,
+        }
+    }
+
+    /// What the functions of one device have in common.
+    pub(super) fn slot(&self) -> DeviceId {
+        let mut first = self.id;
+        first.source.0 &= !7;
+        self.ari.unwrap_or(first)
+    }
+}
+
+/// Reads a function's configuration space, `None` where the platform fails.
+type Read<'r> = &'r mut dyn FnMut(DeviceId, u16) -> Option<u32>;
+
+/// The functions of a machine.
+#[derive(Debug, Default)]
+pub struct Tree {
+    functions: Vec<Function>,
+}
+
+impl Tree {
+    /// Finds every function on every bus of `segments`. A bus that the platform cannot read has none.
+    ///
+    /// Allocates; not for interrupt context.
+    pub fn scan<P: Platform>(platform: &P, segments: impl IntoIterator<Item = u16>) -> Result<Tree, Error> {
+        Self::read(&mut |d, at| platform.config_read(d, at).ok(), segments)
+    }
+
+    fn read(read: Read<'_>, segments: impl IntoIterator<Item = u16>) -> Result<Tree, Error> {
+        let mut tree = Tree::default();
+        for segment in segments {
+            if tree.functions.iter().all(|f| f.id.segment != segment) {
+                tree.read_segment(segment, read)?;
+            }
+        }
+        tree.functions.sort_unstable_by_key(|f| f.id);
+        Ok(tree)
+    }
+
+    fn read_segment(&mut self, segment: u16, read: Read<'_>) -> Result<(), Error> {
+        let start = self.functions.len();
+        for bus in 0..=255u8 {
+            if read(DeviceId::new(segment, bus, 0, 0), 0).is_none() {
+                continue;
+            }
+            let found = self.functions.get(start..).unwrap_or_default();
+            let parent = found.iter().find(|f| f.behind.is_some_and(|b| b.secondary == bus)).copied();
+            // A link has one device on it; whatever answers at other numbers is the same one again.
+            let link = parent.is_some_and(|p| matches!(p.role, Role::RootPort | Role::DownstreamPort));
+            let last = if link { 0 } else { 31 };
+            for device in 0..=last {
+                self.read_device(DeviceId::new(segment, bus, device, 0), parent.as_ref(), read)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn read_device(&mut self, first: DeviceId, parent: Option<&Function>, read: Read<'_>) -> Result<(), Error> {
+        let Some((head, mut next)) = read_function(first, parent, read) else { return Ok(()) };
+        let multifunction = head.multifunction;
+        let ari = parent.is_some_and(|p| p.forwards_ari) && next.is_some();
+        grow::push(&mut self.functions, Function { ari: ari.then_some(first), ..head })?;
+        if ari {
+            let mut at = 0;
+            while let Some(devfn) = next.filter(|n| *n > at) {
+                at = devfn;
+                let mut id = first;
+                id.source.0 |= u16::from(devfn);
+                let Some((f, then)) = read_function(id, parent, read) else { break };
+                grow::push(&mut self.functions, Function { ari: Some(first), multifunction: true, ..f })?;
+                next = then;
+            }
+        } else if multifunction {
+            for function in 1..8 {
+                let mut id = first;
+                id.source.0 |= function;
+                if let Some((f, _)) = read_function(id, parent, read) {
+                    grow::push(&mut self.functions, Function { multifunction, ..f })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a device that is no PCI function but has a source id (an ACPI device, VT-d 8.3.1.3). Where a function or
+    /// another such device has that id, nothing changes: they cannot be told apart and are one.
+    pub fn add(&mut self, id: DeviceId) -> Result<(), Error> {
+        if let Err(at) = self.functions.binary_search_by_key(&id, |f| f.id) {
+            grow::insert(&mut self.functions, at, Function::new(id, Role::Acpi))?;
+        }
+        Ok(())
+    }
+
+    /// Turns the isolating access controls on wherever a function has them. To be called before `Groups::new`, which goes
+    /// by what is on. Answers how many functions changed.
+    pub fn isolate<P: Platform>(&mut self, platform: &P) -> Result<usize, Error> {
+        self.isolate_by(&mut |d, at, v| platform.config_write(d, at, v).and_then(|()| platform.config_read(d, at)))
+    }
+
+    /// The same by a function that writes and reads back.
+    fn isolate_by(
+        &mut self,
+        put: &mut dyn FnMut(DeviceId, u16, u32) -> Result<u32, PlatformError>,
+    ) -> Result<usize, Error> {
+        let mut changed = 0usize;
+        for f in &mut self.functions {
+            let Some(acs) = f.acs.as_mut().filter(|a| !a.isolates()) else { continue };
+            let on = acs.on | acs.able & Acs::ISOLATION;
+            let word = u32::from(on) << 16 | u32::from(acs.able);
+            let now = put(f.id, acs.at.saturating_add(4), word);
+            acs.on = (now.map_err(|_| ErrorKind::Platform(Step::Configuration).of(f.id))? >> 16) as u16;
+            changed = changed.saturating_add(1);
+        }
+        Ok(changed)
+    }
+
+    /// The functions, in the order of their ids.
+    pub fn functions(&self) -> &[Function] {
+        &self.functions
+    }
+
+    /// One function.
+    pub fn function(&self, id: DeviceId) -> Option<&Function> {
+        self.place(id).and_then(|n| self.functions.get(n))
+    }
+
+    pub(super) fn place(&self, id: DeviceId) -> Option<usize> {
+        self.functions.binary_search_by_key(&id, |f| f.id).ok()
+    }
+
+    /// The bridges and ports above a function, nearest first.
+    pub fn above(&self, id: DeviceId) -> impl Iterator<Item = &Function> {
+        let up = |f: &&Function| f.parent.and_then(|p| self.function(p));
+        // Buses fall from step to step; the bound only says so once more.
+        core::iter::successors(self.function(id).as_ref().and_then(up), move |f| up(f)).take(256)
+    }
+}
+
+impl Bridges for Tree {
+    fn buses(&self, bridge: DeviceId) -> Option<Buses> {
+        self.function(bridge).and_then(|f| f.behind)
+    }
+
+    fn named(&self, d: DeviceId) -> DeviceId {
+        self.function(d).and_then(|f| f.ari).unwrap_or(d)
+    }
+}
+
+impl Function {
+    fn new(id: DeviceId, role: Role) -> Self {
+        Function {
+            id,
+            vendor: u16::MAX,
+            device: u16::MAX,
+            class: [u8::MAX; 3],
+            role,
+            multifunction: false,
+            behind: None,
+            parent: None,
+            acs: None,
+            phantom_bits: 0,
+            ari: None,
+            forwards_ari: false,
+        }
+    }
+}
+
+/// The function, and the next function number where it has the ARI capability. What cannot be read of a function that is
+/// there reads as all ones, which makes it a multifunction device without capabilities: the least that can be trusted.
+fn read_function(id: DeviceId, parent: Option<&Function>, read: Read<'_>) -> Option<(Function, Option<u8>)> {
+    let ids = read(id, 0x00)?;
+    if matches!(ids & 0xffff, 0 | 0xffff) {
+        return None;
+    }
+    let word = &mut |at: u16| read(id, at).unwrap_or(u32::MAX);
+    let mut f = Function::new(id, Role::Conventional);
+    (f.vendor, f.device) = (ids as u16, (ids >> 16) as u16);
+    f.parent = parent.map(|p| p.id);
+    let [_, interface, sub, base] = word(0x08).to_le_bytes();
+    f.class = [base, sub, interface];
+    let [_, _, header, _] = word(0x0c).to_le_bytes();
+    f.multifunction = header & 0x80 != 0;
+    if matches!(header & 0x7f, 1 | 2) {
+        let [_, secondary, subordinate, _] = word(0x18).to_le_bytes();
+        let forward = secondary > id.source.bus() && subordinate >= secondary;
+        f.behind = forward.then_some(Buses { secondary, subordinate });
+    }
+    let list = if header & 0x7f == 2 { 0x14 } else { 0x34 };
+    let mut next = None;
+    if let Some(at) = capability(list, 0x10, word) {
+        express(&mut f, at, word);
+        if let Some(at) = extended(0x000d, word) {
+            let acs = word(at.saturating_add(4));
+            f.acs = Some(Acs { at, able: acs as u16, on: (acs >> 16) as u16 });
+        }
+        next = extended(0x000e, word).map(|at| (word(at.saturating_add(4)) >> 8) as u8);
+    }
+    Some((f, next))
+}
+
+/// The PCI Express capability (PCI Express 7.5.3).
+fn express(f: &mut Function, at: u16, word: &mut dyn FnMut(u16) -> u32) {
+    let capability = word(at);
+    f.role = match (capability >> 20) & 15 {
+        4 => Role::RootPort,
+        5 => Role::UpstreamPort,
+        6 => Role::DownstreamPort,
+        7 => Role::ToPci,
+        8 => Role::ToExpress,
+        _ => Role::Endpoint,
+    };
+    let port = matches!(f.role, Role::RootPort | Role::DownstreamPort);
+    if f.role == Role::Endpoint {
+        f.phantom_bits = (word(at.saturating_add(4)) >> 3 & 3) as u8;
+    } else if port && (capability >> 16) & 15 >= 2 {
+        f.forwards_ari = word(at.saturating_add(0x28)) >> 5 & 1 != 0;
+    }
+}
+
+/// A capability in the list that begins at `list` (PCI 3.0 6.7). At most as many steps as there is room for.
+fn capability(list: u16, wanted: u8, word: &mut dyn FnMut(u16) -> u32) -> Option<u16> {
+    if word(0x04) >> 20 & 1 == 0 {
+        return None;
+    }
+    let mut at = word(list) as u8 & 0xfc;
+    for _ in 0..48 {
+        if at < 0x40 {
+            return None;
+        }
+        let [kind, next, ..] = word(u16::from(at)).to_le_bytes();
+        if kind == wanted {
+            return Some(u16::from(at));
+        }
+        at = next & 0xfc;
+    }
+    None
+}
+
+/// An extended capability (PCI Express 7.6.3). At most as many steps as there is room for.
+fn extended(wanted: u16, word: &mut dyn FnMut(u16) -> u32) -> Option<u16> {
+    let mut at = 0x100;
+    for _ in 0..480 {
+        let header = word(at);
+        if matches!(header, 0 | u32::MAX) {
+            return None;
+        }
+        if header as u16 == wanted {
+            return Some(at);
+        }
+        at = (header >> 20) as u16 & 0xffc;
+        if at < 0x100 {
+            return None;
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+pub(super) mod tests;
