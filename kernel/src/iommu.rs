@@ -102,6 +102,8 @@ impl Session {
 
     fn stop(&mut self) -> Result<(), Error> {
         *RUNNING.lock() = None;
+        // Nobody is left to do what a wake asked for.
+        platform::take_wake();
         match self.vtd.take().map(Vtd::hand_back) {
             Some(Err((vtd, e))) => {
                 drop(vtd);

@@ -1,12 +1,11 @@
 //! The tests' runner: what a test is, how it fails, and the words that xtask reads (docs/architecture.md).
 
-use crate::boot::cmdline::CommandLine;
+use crate::boot::cmdline::{self, CommandLine};
 use crate::{println, time};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicU32, Ordering};
 use linkme::distributed_slice;
 
 /// Why a test did not pass.
@@ -101,11 +100,31 @@ macro_rules! skip {
     ($($arg:tt)+) => { return Err($crate::testing::Failure::Skip(alloc::format!($($arg)+))) };
 }
 
+/// `repetitions`, as the command line scales them; at least one.
+pub fn scaled(repetitions: u64) -> u64 {
+    (repetitions * u64::from(cmdline::get().scale) / 100).max(1)
+}
+
+/// Tests of remapping units: left out on a machine that promises to have none.
+const WITH_IOMMU: [&str; 2] = ["driver::", "raw::"];
+/// Tests of what happens without: left out on a machine that promises one.
+const WITHOUT_IOMMU: &str = "no_iommu::";
+
+/// Whether the test has a meaning on a machine with this promise.
+fn fits(name: &str, promise: Option<bool>) -> bool {
+    match promise {
+        Some(false) => !WITH_IOMMU.iter().any(|p| name.starts_with(p)),
+        Some(true) => !name.starts_with(WITHOUT_IOMMU),
+        None => true,
+    }
+}
+
 /// The tests that the command line asks for, in the order of their names.
 fn chosen(line: &CommandLine) -> Vec<(String, &'static Test)> {
     let mut tests: Vec<_> = TESTS
         .iter()
         .map(|t| (t.name(), t))
+        .filter(|(name, _)| fits(name, line.iommu))
         .filter(|(name, _)| line.filter.is_none_or(|f| name.contains(f)))
         .filter(|(name, _)| line.only.is_none_or(|o| name == o))
         .filter(|(name, _)| line.after.is_none_or(|a| name.as_str() > a))
@@ -121,17 +140,8 @@ pub fn list(line: &CommandLine) {
     }
 }
 
-/// How often tests with random parts repeat, in percent.
-static SCALE: AtomicU32 = AtomicU32::new(100);
-
-/// `n` repetitions, fewer or more as the command line asks, at least one.
-pub fn scaled(n: u64) -> u64 {
-    (n * u64::from(SCALE.load(Ordering::Relaxed)) / 100).max(1)
-}
-
 /// Runs the tests; whether none failed.
 pub fn run(line: &CommandLine) -> bool {
-    SCALE.store(line.scale, Ordering::Relaxed);
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for (name, test) in chosen(line) {
         println!("@test begin {name}");

@@ -74,7 +74,7 @@ pub fn enter(i: usize) {
     GsBase::write(VirtAddr::from_ptr(&LOCALS[i]));
 }
 
-/// The running CPU's `APIC` id register becomes known.
+/// Says what the running CPU's APIC id is, for others to reach it.
 pub fn set_apic_id(id: u32) {
     get(index()).apic_id.store(id, Ordering::Release);
 }

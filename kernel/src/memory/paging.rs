@@ -60,7 +60,9 @@ struct Table([u64; 512]);
 /// Below 4 GiB, so that a CPU that starts in 16-bit mode can load it.
 static ROOT: IrqLock<Table> = IrqLock::new(Table([0; 512]));
 
+/// The address in an entry.
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
 /// Bytes mapped by an entry of level 0 (4 KiB) to 3 (512 GiB).
 const fn span(level: u32) -> u64 {
     PAGE << (9 * level)

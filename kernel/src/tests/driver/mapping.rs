@@ -129,7 +129,7 @@ test! {
         let Some(memory) = Buffer::new(9) else { skip!("no 2 MiB of memory in one piece") };
         let at = Iova::at(4 * HUGE);
         a.domain.map(at, memory.hpa(), LARGE, RW)?;
-        memory.write(0, 0x0bad_cafe);
+        memory.set(0, 0x0bad_cafe);
         for round in 0..4u64 {
             // The device reads page 0 while pages further on go away.
             dev.start(at.get(), 0, 4, false)?;
@@ -140,7 +140,7 @@ test! {
             check_eq!(a.domain.translate(at).map(|t| t.0), Some(memory.hpa()));
             dev.finish()?;
             dev.write_memory(at.get() + LARGE - 16 * (round + 1), 0, 4)?;
-            check_eq!(memory.read(LARGE - 16 * (round + 1)), 0x0bad_cafe, "round {round}");
+            check_eq!(memory.get((LARGE - 16 * (round + 1)) as usize / 4), 0x0bad_cafe, "round {round}");
         }
         check_eq!(a.events.take().len(), 0, "the rest of the page faulted");
         a.release()?;
@@ -157,13 +157,13 @@ test! {
         a.domain.map(at, page.hpa(), PAGE, RW)?;
         check_eq!(dev.write(at.get(), page.hpa().get(), 16), Verdict::Arrived);
         a.domain.protect(range, Access::READ)?.flush().map_err(|n| n.error)?;
-        page.write(0, 0);
+        page.set(0, 0);
         check_eq!(dev.write(at.get(), page.hpa().get(), 16), Verdict::Stopped);
-        check_eq!(page.read(0), 0);
+        check_eq!(page.get(0), 0);
         check_eq!(a.events.await_faults(s.vtd(), SOON).len(), 1);
         a.domain.protect(range, RW)?.flush().map_err(|n| n.error)?;
         check_eq!(dev.write(at.get(), page.hpa().get(), 16), Verdict::Arrived);
-        check_eq!(page.read(0), PATTERN);
+        check_eq!(page.get(0), PATTERN);
         a.release()?;
         s.end()?;
     }
