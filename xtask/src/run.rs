@@ -1,0 +1,49 @@
+//! `cargo xtask run`: everything up to the tour on the screen.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::boot::{self, End, Limits};
+use crate::cli::RunArgs;
+use crate::kernel;
+use crate::machines::{Change, Setting};
+use crate::protocol::Line;
+use crate::setup::{qemu, sysroot};
+use crate::symbols::Symbols;
+
+const LIMITS: Limits = Limits { total: Duration::from_secs(120), silence: Duration::from_secs(30) };
+
+pub fn run(args: &RunArgs) -> Result<ExitCode> {
+    let sysroot = sysroot::ensure()?;
+    let qemu = qemu::ensure(args.qemu.as_deref(), args.machine.least)?;
+    let kernel = kernel::build(&sysroot)?;
+    let symbols = Symbols::load(&kernel)?;
+    eprintln!("booting machine {} in QEMU {} ({})", args.machine.name, qemu.version, qemu.origin);
+    let setting =
+        Setting { machine: args.machine, change: Change::default(), smp: args.smp, kvm: args.kvm, extra: &args.extra };
+    let outcome = boot::boot(&qemu, &kernel, &setting, "tour", LIMITS, &mut |line| show(&line, &symbols))?;
+    if outcome.end == End::Exit(Some(boot::SUCCESS)) {
+        return Ok(ExitCode::SUCCESS);
+    }
+    eprintln!("error: {outcome}");
+    Ok(ExitCode::FAILURE)
+}
+
+fn show(line: &Line, symbols: &Symbols) {
+    match line {
+        Line::Text(text) => println!("{text}"),
+        Line::Panic { text } => println!("panic: {text}"),
+        Line::Frame { address } => {
+            for (index, function) in symbols.describe(*address).iter().enumerate() {
+                match index {
+                    0 => println!("  {address:#012x}  {function}"),
+                    _ => println!("  {:12}  in {function}", ""),
+                }
+            }
+        }
+        Line::Unknown(text) => println!("(not understood) {text}"),
+        _ => {}
+    }
+}
