@@ -19,6 +19,9 @@ pub enum Command {
     /// Boot the kernel in QEMU and show the tour
     #[command(after_help = machines::listing())]
     Run(RunArgs),
+    /// Check formatting and lints, run the host's tests, and the kernel's in every machine
+    #[command(after_help = machines::listing())]
+    Test(TestArgs),
     /// Say what is there, what is missing and what would be fetched
     Doctor,
     // Decoding of tables (`dmar`) is added here.

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::boot::{self, End, Limits, Outcome};
+use crate::filter;
 use crate::kernel;
 use crate::machines::{Change, Machine, Setting, by_name};
 use crate::protocol::Line;
@@ -34,6 +35,8 @@ pub struct TestResult {
     pub name: String,
     pub verdict: Verdict,
     pub time: Duration,
+    /// The machine, for tests that ran in one.
+    pub machine: Option<&'static str>,
 }
 
 /// All that boots need.
@@ -92,7 +95,7 @@ impl Bench {
 
     /// Runs the tests of a machine whose full name contains `filter`, and gives each result to `report`.
     pub fn run(&self, machine: &'static Machine, filter: &str, report: &mut dyn FnMut(TestResult)) -> Result<()> {
-        let Some(part) = guest_filter(machine.name, filter) else { return Ok(()) };
+        let Some(part) = filter::behind(machine.name, filter) else { return Ok(()) };
         let mut after = None;
         for _ in 0..MOST_BOOTS {
             let mut words = format!("test scale={}", self.scale);
@@ -108,7 +111,7 @@ impl Bench {
                     let name = format!("{}::{name}", machine.name);
                     // The kernel knows no machine names, so it may run more than was asked for.
                     if name.contains(filter) {
-                        report(TestResult { name, verdict, time });
+                        report(TestResult { name, verdict, time, machine: Some(machine.name) });
                     }
                 }
             })?;
@@ -116,7 +119,7 @@ impl Bench {
             if let Some((name, text, time)) = end.broken {
                 let name = format!("{}::{name}", machine.name);
                 if name.contains(filter) {
-                    report(TestResult { name, verdict: Verdict::Failed(text), time });
+                    report(TestResult { name, verdict: Verdict::Failed(text), time, machine: Some(machine.name) });
                 }
             }
             match end.next {
@@ -129,6 +132,7 @@ impl Bench {
             name: format!("{}::boot", machine.name),
             verdict: Verdict::Failed(text),
             time: Duration::ZERO,
+            machine: Some(machine.name),
         });
         Ok(())
     }
@@ -151,7 +155,12 @@ impl Bench {
                 _ => outcome.reason(),
             })),
         };
-        Ok(TestResult { name: tour.name.clone(), verdict, time: begun.elapsed() })
+        Ok(TestResult {
+            name: tour.name.clone(),
+            verdict,
+            time: begun.elapsed(),
+            machine: Some(tour.setting.machine.name),
+        })
     }
 }
 
@@ -178,23 +187,6 @@ pub fn tours(machines: &[&'static Machine]) -> Vec<Tour> {
         list.push(Tour { name: format!("tour::{name}"), setting, wanted });
     }
     list
-}
-
-/// What the kernel is told to select for `filter` on full names; nothing if no test can match.
-fn guest_filter<'a>(machine: &str, filter: &'a str) -> Option<&'a str> {
-    let prefix = format!("{machine}::");
-    if prefix.contains(filter) {
-        return Some("");
-    }
-    // `acy::paging` ends the machine's name and begins the test's; the longest such part wins.
-    for (at, _) in filter.match_indices("::") {
-        let (head, tail) = filter.split_at(at + 2);
-        if prefix.ends_with(head) {
-            return Some(tail);
-        }
-    }
-    let foreign = filter.split_once("::").is_some_and(|(head, _)| head == "tour" || by_name(head).is_ok());
-    (!foreign).then_some(filter)
 }
 
 /// What is known of one boot's tests.
@@ -290,15 +282,6 @@ impl<'a> Session<'a> {
     }
 }
 
-/// The share of the kernel's tests that `cargo test --test qemu` asks for: one boot of each machine, kept.
-pub fn results(bench: &Bench, machine: &'static Machine, filter: &str) -> Result<Vec<TestResult>> {
-    let mut results = Vec::new();
-    bench
-        .run(machine, filter, &mut |result| results.push(result))
-        .with_context(|| format!("machine {} cannot be booted", machine.name))?;
-    Ok(results)
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -355,17 +338,6 @@ mod tests {
         hear(&mut session, &["@test begin a::one", "@test ok a::one 3", "@test done 1 0 0"]);
         let next = session.end(&ended(End::Silent(Duration::from_secs(60))));
         assert_eq!((next.broken.map(|broken| broken.0), next.next), (Some("boot".into()), None));
-    }
-
-    #[test]
-    fn filters_are_of_full_names() {
-        assert_eq!(guest_filter("legacy", ""), Some(""));
-        assert_eq!(guest_filter("legacy", "legacy"), Some(""));
-        assert_eq!(guest_filter("legacy", "egacy::"), Some(""));
-        assert_eq!(guest_filter("legacy", "legacy::paging::maps"), Some("paging::maps"));
-        assert_eq!(guest_filter("legacy", "paging::maps"), Some("paging::maps"));
-        assert_eq!(guest_filter("legacy", "legacy-39::paging"), None);
-        assert_eq!(guest_filter("legacy", "tour::legacy"), None);
     }
 
     #[test]

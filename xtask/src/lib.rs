@@ -5,6 +5,7 @@
 pub mod boot;
 pub mod cli;
 pub mod doctor;
+pub mod filter;
 pub mod guest;
 pub mod kernel;
 pub mod machines;
@@ -13,4 +14,5 @@ pub mod protocol;
 pub mod run;
 pub mod setup;
 pub mod symbols;
+pub mod test;
 pub mod version;

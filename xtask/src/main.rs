@@ -7,6 +7,7 @@ fn main() -> ExitCode {
     let answer = match Cli::parse().command {
         Command::Run(args) => xtask::run::run(&args),
         Command::Doctor => xtask::doctor::run(),
+        Command::Test(args) => xtask::test::run(&args),
     };
     answer.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
