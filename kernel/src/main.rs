@@ -5,29 +5,76 @@
 
 extern crate alloc;
 
+mod acpi;
 mod boot;
 mod console;
+mod cpu;
+mod devices;
 mod exit;
+mod machine;
 mod memory;
+mod pci;
+mod platform;
 mod sync;
+mod testing;
+mod tests;
+mod time;
 
-use boot::cmdline::CommandLine;
+use boot::cmdline::{CommandLine, Mode};
+use boot::info;
+use cpu::{apic, idt, local, smp};
 use exit::{Exit, exit};
-use pvh::start_info::reader::StartInfoReader;
 
 /// The first Rust code, on the boot processor, with the lowest 4 GiB mapped.
 extern "C" fn kernel_main(start_info: u32) -> ! {
+    local::enter(0);
     console::init();
-    println!("@boot");
-    // SAFETY: the address comes from the loader; memory is mapped at its own addresses.
-    let info = unsafe { StartInfoReader::from_paddr_identity(start_info) };
-    let text = info.as_ref().and_then(|i| i.cmdline()).and_then(|c| c.to_str().ok()).unwrap_or("");
-    println!("{:?}", CommandLine::parse(text));
-    exit(Exit::Success)
+    // On a line of its own: firmware may have left one unfinished.
+    println!("\n@boot");
+    // SAFETY: the first code on the only CPU that runs; `start_info` is the loader's.
+    unsafe { start(start_info) };
+
+    let line = CommandLine::parse(info::get().command_line());
+    let success = match line.mode {
+        Mode::List => {
+            testing::list(&line);
+            true
+        }
+        Mode::Test => testing::run(&line),
+        Mode::Tour => {
+            machine::describe();
+            true
+        }
+    };
+    exit(if success { Exit::Success } else { Exit::Failure })
 }
 
-#[panic_handler]
-fn panic(info: &core::panic::PanicInfo) -> ! {
-    println!("@panic {info}");
-    exit(Exit::Panic)
+/// Brings the machine up, each part on those before it.
+///
+/// # Safety
+///
+/// Called once, on the boot processor, before anything else.
+unsafe fn start(start_info: u32) {
+    // SAFETY: the caller's promise covers each: memory is as the loader left it until `memory::init`, and no other CPU
+    // runs until `smp::start`.
+    let root = unsafe {
+        idt::fill(false);
+        idt::load();
+        info::read(start_info);
+        let root = acpi::find_root();
+        memory::init();
+        local::load_tables();
+        idt::fill(true);
+        root
+    };
+    acpi::init(root);
+    let tables = acpi::tables();
+    if let Some(timer) = tables.pm_timer {
+        time::init(timer, tables.pm_timer_is_32_bit);
+        time::calibrate();
+    }
+    apic::init();
+    x86_64::instructions::interrupts::enable();
+    pci::functions::init();
+    smp::start(tables.cpus.iter().copied());
 }

@@ -2,3 +2,4 @@
 
 pub mod cmdline;
 pub mod entry;
+pub mod info;

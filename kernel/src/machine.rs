@@ -1,0 +1,34 @@
+//! The machine in a few lines, for people.
+
+use crate::boot::info::{self, Kind};
+use crate::cpu::{apic, smp};
+use crate::{acpi, memory, pci, println, time};
+
+/// Prints what the kernel found.
+pub fn describe() {
+    let ram: u64 = info::get().regions().iter().filter(|r| r.kind == Kind::Ram).map(|r| r.end - r.start).sum();
+    let tables = acpi::tables();
+    println!("Machine");
+    println!("  memory     {} MiB, {} MiB free", ram >> 20, memory::frames::free_count() >> 8);
+    let mode = if apic::is_x2apic() { "x2APIC" } else { "xAPIC" };
+    println!(
+        "  CPUs       {} of {}, {mode}, counter {} MHz",
+        smp::count(),
+        tables.cpus.len(),
+        time::tsc_hz() / 1_000_000
+    );
+    println!(
+        "  ACPI       revision {}, {} DMAR table(s), {} I/O APIC(s)",
+        tables.revision,
+        tables.dmar.len(),
+        tables.io_apics.len()
+    );
+    println!("  functions  {}", pci::all().len());
+    for f in pci::all() {
+        crate::print!("    {}  {:04x}:{:04x}  class {:06x}", f.id, f.vendor, f.device, f.class);
+        match f.bridge {
+            Some(b) => println!("  bridge to bus {:02x}-{:02x}", b.secondary, b.subordinate),
+            None => println!(),
+        }
+    }
+}
