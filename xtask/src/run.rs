@@ -1,5 +1,6 @@
 //! `cargo xtask run`: everything up to the tour on the screen.
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -23,7 +24,11 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     eprintln!("booting machine {} in QEMU {} ({})", args.machine.name, qemu.version, qemu.origin);
     let setting =
         Setting { machine: args.machine, change: Change::default(), smp: args.smp, kvm: args.kvm, extra: &args.extra };
-    let outcome = boot::boot(&qemu, &kernel, &setting, "tour", LIMITS, &mut |line| show(&line, &symbols))?;
+    let mut screen = std::io::stdout().lock();
+    let outcome = boot::boot(&qemu, &kernel, &setting, "tour", LIMITS, &mut |line| {
+        // Who closes the screen (`| head`) has seen enough; the machine still runs to its end.
+        let _ = show(&mut screen, &line, &symbols);
+    })?;
     if outcome.end == End::Exit(Some(boot::SUCCESS)) {
         return Ok(ExitCode::SUCCESS);
     }
@@ -31,19 +36,15 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-fn show(line: &Line, symbols: &Symbols) {
+fn show(screen: &mut impl Write, line: &Line, symbols: &Symbols) -> std::io::Result<()> {
     match line {
-        Line::Text(text) => println!("{text}"),
-        Line::Panic { text } => println!("panic: {text}"),
+        Line::Text(text) => writeln!(screen, "{text}"),
+        Line::Panic { text } => writeln!(screen, "panic: {text}"),
         Line::Frame { address } => {
-            for (index, function) in symbols.describe(*address).iter().enumerate() {
-                match index {
-                    0 => println!("  {address:#012x}  {function}"),
-                    _ => println!("  {:12}  in {function}", ""),
-                }
-            }
+            let functions = symbols.describe(*address).join(", in ");
+            writeln!(screen, "  {address:#x}  {functions}")
         }
-        Line::Unknown(text) => println!("(not understood) {text}"),
-        _ => {}
+        Line::Unknown(text) => writeln!(screen, "(not understood) {text}"),
+        _ => Ok(()),
     }
 }

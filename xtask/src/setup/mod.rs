@@ -40,6 +40,9 @@ fn lock() -> Result<fs::File> {
     let dir = crate::places::setup();
     make_dir(&dir)?;
     let file = fs::File::create(dir.join("lock")).context("cannot make the lock file of set-up")?;
-    file.lock().context("cannot lock the folder of set-up")?;
+    if file.try_lock().is_err() {
+        eprintln!("waiting for another set-up in {} ...", dir.display());
+        file.lock().context("cannot lock the folder of set-up")?;
+    }
     Ok(file)
 }

@@ -51,7 +51,8 @@ impl Qemu {
         Self::probe(root.join("usr/lib64/ld-linux-x86-64.so.2"), arguments, modules, "Debian's package".into())
     }
 
-    fn probe(program: PathBuf, arguments: Vec<OsString>, modules: Option<PathBuf>, origin: String) -> Result<Self> {
+    /// Asks the QEMU that these first arguments start what it is.
+    pub fn probe(program: PathBuf, arguments: Vec<OsString>, modules: Option<PathBuf>, origin: String) -> Result<Self> {
         let nothing = Version::new(0, 0, 0);
         let (unit_help, device_help) = (String::new(), String::new());
         let mut qemu = Self { program, arguments, modules, version: nothing, origin, unit_help, device_help };

@@ -98,7 +98,7 @@ impl Report {
         let mut text = String::new();
         let failed = self.results.iter().filter(|result| matches!(result.verdict, Verdict::Failed(_)));
         for (index, result) in failed.enumerate() {
-            let _ = write!(text, "{}\n  {}", if index == 0 { "\nFailed:" } else { "" }, result.name);
+            let _ = writeln!(text, "{}  {}", if index == 0 { "\nFailed:\n" } else { "" }, result.name);
         }
         text.push_str("\nTime by group:\n");
         for (name, time) in &self.times {
