@@ -189,11 +189,23 @@ impl Disk {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let dir = places::target().join("vtd-run");
         fs::create_dir_all(&dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
+        Self::clear(&dir);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let file = dir.join(format!("disk-{}-{number}.img", std::process::id()));
         let image: Vec<u8> = (0..DISK_SECTORS).flat_map(sector).collect();
         fs::write(&file, image).with_context(|| format!("cannot write {}", file.display()))?;
         Ok(Self { file })
+    }
+
+    /// Removes the images of runs that were killed.
+    fn clear(dir: &Path) {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let owner = name.strip_prefix("disk-").and_then(|rest| rest.split('-').next());
+            if owner.is_some_and(|owner| !Path::new("/proc").join(owner).exists()) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
     }
 }
 

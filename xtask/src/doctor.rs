@@ -77,27 +77,28 @@ fn target_library(compiler: &Compiler) -> String {
 }
 
 fn emulator() -> String {
-    let describe = |program: &Path, origin: &str| match Qemu::at(program, origin) {
-        Ok(qemu) => {
-            let serves = match (
-                qemu.version >= guest::LEAST_FOR_TESTS,
-                machines::MACHINES.iter().all(|m| qemu.version >= m.least),
-            ) {
-                (true, _) => "serves for everything",
-                (_, true) => "serves for `run`; for `test` a newer one is fetched",
-                _ => "too old: a newer one is fetched",
-            };
-            format!("{} at {} ({origin}), {serves}", qemu.version, program.display())
-        }
+    let describe = |program: &Path, origin: &str, used: &str| match Qemu::at(program, origin) {
+        Ok(qemu) => format!("{} at {} ({origin}), {}", qemu.version, program.display(), use_of(&qemu, used)),
         Err(error) => format!("{} ({origin}) cannot be used: {error:#}", program.display()),
     };
     match (qemu::named(None), find_program(qemu::PROGRAM)) {
-        (Some(program), _) => describe(&program, "VTD_QEMU"),
-        (None, Some(program)) => describe(&program, "PATH"),
+        (Some(program), _) => describe(&program, "VTD_QEMU", "used for everything, as you say"),
+        (None, Some(program)) => describe(&program, "PATH", ""),
         (None, None) if qemu::unpacked_version().is_some() => "none installed; the unpacked one is used".into(),
         (None, None) if Apt::missing().is_some() => {
             format!("missing; install {} or newer by hand", guest::LEAST_FOR_TESTS)
         }
         (None, None) => format!("none installed; Debian's {} will be fetched (about 44 MB)", qemu::WANTED),
+    }
+}
+
+/// What a QEMU that was found serves for; `named` if the user leaves no choice.
+fn use_of<'a>(qemu: &Qemu, named: &'a str) -> &'a str {
+    let runs = machines::MACHINES.iter().all(|machine| qemu.version >= machine.least);
+    match (named, runs, qemu.version >= guest::LEAST_FOR_TESTS) {
+        ("", true, true) => "serves for everything",
+        ("", true, false) => "serves for `run`; for `test` a newer one is fetched",
+        ("", false, _) => "too old: a newer one is fetched",
+        (named, ..) => named,
     }
 }
