@@ -153,9 +153,12 @@ fn fetch() -> Result<()> {
     let package = format!("{PACKAGE}={version}");
     let packages = [package.as_str(), FIRMWARE];
     let plan = apt.plan(SUITE, &packages)?;
-    eprintln!("fetching QEMU {number} ({} packages, {} MB) ...", plan.packages, plan.bytes.div_ceil(1_000_000));
-    apt.fetch(SUITE, &packages, &plan)?;
-    eprintln!("unpacking it ...");
+    // An interrupted run may have fetched them all.
+    if plan.packages > 0 {
+        eprintln!("fetching QEMU {number} ({} packages, {} MB) ...", plan.packages, plan.bytes.div_ceil(1_000_000));
+        apt.fetch(SUITE, &packages, &plan)?;
+    }
+    eprintln!("unpacking QEMU {number} ...");
     fresh_dir(&root())?;
     apt.unpack(&root())?;
     if !root().join("usr/bin").join(PROGRAM).exists() {
