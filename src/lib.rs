@@ -25,8 +25,14 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod dmar;
 mod host;
+/// The hardware's own formats, for who reads or builds tables by hand.
+pub mod hw;
+mod space;
 
 pub use host::address::{DeviceId, Gpa, Hpa, INTERRUPT_RANGE, Iova, Nanos, PAGE, Pasid, Range, SourceId, UnitId};
 pub use host::error::{Class, Error, ErrorKind, Field, MapError, MapWhy, Need, State, Step};
 pub use host::platform::{Event, Identity, Message, Mmio, Platform, PlatformError, Registers};
+pub use space::flush::Flushed;
+pub use space::paging::{Access, PageSizes};

@@ -8,7 +8,7 @@ use ::acpi::fadt::Fadt;
 use ::acpi::madt::{Madt, MadtEntry};
 use ::acpi::mcfg::Mcfg;
 use ::acpi::rsdp::Rsdp;
-use ::acpi::sdt::{SdtHeader, Signature};
+use ::acpi::sdt::Signature;
 use ::acpi::{AcpiHandler, AcpiTables, PhysicalMapping};
 use alloc::vec::Vec;
 use core::cell::Cell;
@@ -92,7 +92,7 @@ impl AcpiHandler for BiosMemory {
     fn unmap_physical_region<T>(_: &PhysicalMapping<Self, T>) {}
 }
 
-/// Reads the tables from their root on.
+/// Reads the machine's tables, from their root on.
 pub fn init(root: Option<u64>) {
     TABLES.call_once(|| root.map(|r| read(r as usize)).unwrap_or_default());
 }
@@ -102,7 +102,8 @@ pub fn tables() -> &'static Tables {
     TABLES.get().expect("read at boot")
 }
 
-fn read(root: usize) -> Tables {
+/// Reads the tables from the root pointer at `root` on.
+pub fn read(root: usize) -> Tables {
     let mut found = Tables::default();
     let last = Cell::new(0);
     // SAFETY: the address is the firmware's or that of a table that was checked.

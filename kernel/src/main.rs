@@ -20,7 +20,7 @@ mod testing;
 mod tests;
 mod time;
 
-use boot::cmdline::{CommandLine, Mode};
+use boot::cmdline::{self, Mode};
 use boot::info;
 use cpu::{apic, idt, local, smp};
 use exit::{Exit, exit};
@@ -34,16 +34,16 @@ extern "C" fn kernel_main(start_info: u32) -> ! {
     // SAFETY: the first code on the only CPU that runs; `start_info` is the loader's.
     unsafe { start(start_info) };
 
-    let line = CommandLine::parse(info::get().command_line());
+    let line = cmdline::get();
     let success = match line.mode {
         Mode::List => {
-            testing::list(&line);
+            testing::list(line);
             true
         }
-        Mode::Test => testing::run(&line),
+        Mode::Test => testing::run(line),
         Mode::Tour => {
             machine::describe();
-            true
+            machine::keeps_promise()
         }
     };
     exit(if success { Exit::Success } else { Exit::Failure })
@@ -69,10 +69,7 @@ unsafe fn start(start_info: u32) {
     };
     acpi::init(root);
     let tables = acpi::tables();
-    if let Some(timer) = tables.pm_timer {
-        time::init(timer, tables.pm_timer_is_32_bit);
-        time::calibrate();
-    }
+    time::init(tables.pm_timer, tables.pm_timer_is_32_bit);
     apic::init();
     x86_64::instructions::interrupts::enable();
     pci::functions::init();

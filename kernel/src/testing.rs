@@ -1,6 +1,6 @@
 //! The tests' runner: what a test is, how it fails, and the words that xtask reads (docs/architecture.md).
 
-use crate::boot::cmdline::CommandLine;
+use crate::boot::cmdline::{self, CommandLine};
 use crate::{println, time};
 use alloc::format;
 use alloc::string::String;
@@ -98,6 +98,11 @@ macro_rules! check_eq {
 #[macro_export]
 macro_rules! skip {
     ($($arg:tt)+) => { return Err($crate::testing::Failure::Skip(alloc::format!($($arg)+))) };
+}
+
+/// `repetitions`, as the command line scales them; at least one.
+pub fn scaled(repetitions: u64) -> u64 {
+    (repetitions * u64::from(cmdline::get().scale) / 100).max(1)
 }
 
 /// The tests that the command line asks for, in the order of their names.

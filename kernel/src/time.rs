@@ -1,7 +1,7 @@
 //! The clock: ACPI's timer (3.579545 MHz) from the start, the CPU's counter once it has been measured against it.
 
 use crate::sync::IrqLock;
-use core::arch::x86_64::_rdtsc;
+use core::arch::x86_64::{__cpuid, _rdtsc};
 use core::hint::spin_loop;
 use core::sync::atomic::{AtomicU64, Ordering};
 use vtd::Nanos;
@@ -9,6 +9,9 @@ use x86_64::instructions::port::Port;
 
 /// Ticks of ACPI's timer in a second.
 const PM_HZ: u64 = 3_579_545;
+
+/// Taken for the counter's rate where nothing says it: no CPU is faster, so that waits are rather too long.
+const FAST_HZ: u64 = 6_000_000_000;
 
 /// How long the counter is measured.
 const MEASURE: Nanos = Nanos::millis(5);
@@ -62,12 +65,28 @@ pub fn tsc() -> u64 {
     unsafe { _rdtsc() }
 }
 
-/// Starts the clock on ACPI's timer.
-pub fn init(at: PmTimer, is_32_bit: bool) {
+/// Starts the clock on ACPI's timer and goes over to the CPU's counter; on that alone where there is no timer.
+pub fn init(at: Option<PmTimer>, is_32_bit: bool) {
+    let Some(at) = at else {
+        START_TSC.store(tsc(), Ordering::Relaxed);
+        SCALE.store((1_000_000_000 << 32) / named_hz().unwrap_or(FAST_HZ), Ordering::Release);
+        return;
+    };
     let mut pm = Pm { at, mask: if is_32_bit { u32::MAX } else { 0xff_ffff }, last: 0, ticks: 0 };
     pm.ticks();
     pm.ticks = 0;
     *PM.lock() = Some(pm);
+    calibrate();
+}
+
+/// Ticks of the counter in a second, where the CPU says it (CPUID leaf 0x15).
+fn named_hz() -> Option<u64> {
+    if __cpuid(0).eax < 0x15 {
+        return None;
+    }
+    let leaf = __cpuid(0x15);
+    let hz = u64::from(leaf.ecx) * u64::from(leaf.ebx) / u64::from(leaf.eax.max(1));
+    Some(hz).filter(|&hz| hz != 0)
 }
 
 /// The clock on ACPI's timer, which wraps after 4 s at the earliest: to be read more often than that to be right.
@@ -91,7 +110,7 @@ fn sample() -> Option<(u64, u64)> {
 }
 
 /// Measures the counter against ACPI's timer; the clock goes on from where it is.
-pub fn calibrate() {
+fn calibrate() {
     let Some((counter, ticks)) = sample() else { return };
     let end = Nanos(nanos(ticks)).after(MEASURE);
     while pm_now().is_some_and(|now| now < end) {

@@ -21,6 +21,48 @@ pub(crate) const WORDS: usize = 512;
 #[inline(always)]
 fn store(at: &AtomicU64, v: u64) {
     at.store(v, Ordering::Release);
+    #[cfg(test)]
+    super::testing::stored(at.as_ptr() as u64, v);
+}
+
+/// The same where hardware may be writing accessed and dirty bits: stores only over `old`, else says what is there.
+#[inline(always)]
+fn exchange(at: &AtomicU64, old: u64, new: u64) -> Result<(), u64> {
+    at.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire)?;
+    #[cfg(test)]
+    super::testing::stored(at.as_ptr() as u64, new);
+    Ok(())
+}
+
+/// Replaces `old` by `new(old)`; with `live`, without losing the bits that hardware sets meanwhile. That is an accessed
+/// and a dirty bit at most, so the third turn succeeds; the store after it only bounds the loop.
+#[inline(always)]
+fn replace(at: &AtomicU64, mut old: u64, live: bool, new: impl Fn(u64) -> u64) {
+    if live {
+        for _ in 0..3 {
+            match exchange(at, old, new(old)) {
+                Ok(()) => return,
+                Err(now) => old = now,
+            }
+        }
+    }
+    store(at, new(old));
+}
+
+/// Stores `value`, `value + step`, ... : two instructions a word.
+#[inline(always)]
+fn store_run(run: &[AtomicU64], mut value: u64, step: u64) {
+    let mut lines = run.chunks_exact(8);
+    for line in &mut lines {
+        for w in line {
+            store(w, value);
+            value = value.wrapping_add(step);
+        }
+    }
+    for w in lines.remainder() {
+        store(w, value);
+        value = value.wrapping_add(step);
+    }
 }
 
 /// `2^order` contiguous frames: a table, a ring, a log. Not given back unless `free` is called: what hardware may still
@@ -131,6 +173,546 @@ unsafe fn store_pair(at: *mut AtomicU64, lo: u64, hi: u64) {
             if ok != 0 {
                 return;
             }
+        }
+    }
+}
+
+/// What a page-table format says of its non-leaf entries, so that [`Tree`] knows the ones that it linked itself.
+pub(crate) trait Links {
+    /// Bit 10 or 11, whichever hardware ignores in a non-leaf entry and never writes. Leaf entries never carry it.
+    const MARK: u64;
+}
+
+/// Where a linked entry keeps the number of used entries of its table, less one: bits 60:52, which hardware ignores in
+/// the non-leaf entries of both stages.
+const COUNT: u32 = 52;
+const COUNT_MASK: u64 = 0x1ff << COUNT;
+
+type Table = [AtomicU64; WORDS];
+
+/// A table on the cursor's path.
+#[derive(Clone, Copy)]
+struct Step {
+    table: NonNull<Table>,
+    /// Entries that are not zero. While the table is on the path this is the truth, not the entry above.
+    used: u16,
+    /// Its slot in the table above.
+    slot: u16,
+    /// Not visible yet: the entry above lacks the bits that make it present.
+    dark: bool,
+    /// The entry above says `used`.
+    counted: bool,
+    /// Slots among which dark tables wait to be lit, once their contents are known to have left the CPU's caches.
+    waits: (u16, u16),
+}
+
+impl Step {
+    #[inline(always)]
+    fn words(&self) -> &Table {
+        // SAFETY: every step stands for a frame that the tree owns (`Tree::new`, `Tree::enter`, or an entry that these
+        // linked); frames are zeroed, aligned, reached through atomics only, and freed by `FreedTables::release` alone,
+        // which gets them after the tree gave them up.
+        unsafe { self.table.as_ref() }
+    }
+}
+
+/// A radix tree of page tables: owns the root table and every table linked below it, and holds a cursor, the path of
+/// tables from the root to the one that the operations speak of.
+///
+/// - A new table is *dark* until the cursor leaves it (or until `commit`): built first, then made visible by one store.
+/// - A table that the cursor leaves empty is unlinked. What is unlinked goes to a list with all that hangs below it, which
+///   the caller takes and gives back to the platform after its flush.
+/// - In an incoherent tree the lines of what changed leave the CPU's caches, a line once; those of a new table before
+///   it becomes visible.
+///
+/// All calls want the platform that the tree was made with. Dropping a tree leaks its tables.
+pub(crate) struct Tree<L> {
+    here: Step,
+    level: u8,
+    depth: u8,
+    coherent: bool,
+    unlit: bool,
+    unfenced: bool,
+    above: [Step; 4],
+    bits: u64,
+    root: NonNull<Table>,
+    freed: FreedTables,
+    unlinked: u64,
+    levels: u8,
+    node: Option<u32>,
+    links: PhantomData<fn() -> L>,
+}
+
+// SAFETY: the tables are exclusively owned and reached through atomics only.
+unsafe impl<L> Send for Tree<L> {}
+// SAFETY: as above; `&Tree` only reads.
+unsafe impl<L> Sync for Tree<L> {}
+
+impl<L: Links> Tree<L> {
+    /// An empty tree of 1 to 5 levels. `bits` is what a visible non-leaf entry carries beside the address.
+    pub(crate) fn new<P: Platform>(
+        p: &P,
+        levels: u8,
+        bits: u64,
+        coherent: bool,
+        node: Option<u32>,
+    ) -> Result<Self, ErrorKind> {
+        let at = p.alloc(0, node).ok_or(ErrorKind::OutOfFrames)?;
+        if !coherent {
+            p.flush(at, WORDS * 8);
+            p.fence();
+        }
+        let levels = levels.clamp(1, 5);
+        let here = Step { table: at.cast(), used: 0, slot: 0, dark: false, counted: true, waits: (0, 0) };
+        Ok(Tree {
+            here,
+            level: levels,
+            depth: 0,
+            coherent,
+            unlit: false,
+            unfenced: false,
+            above: [here; 4],
+            bits: bits & !(Hpa::of_entry(u64::MAX).get() | L::MARK | COUNT_MASK),
+            root: here.table,
+            freed: FreedTables::new(),
+            unlinked: 0,
+            levels,
+            node,
+            links: PhantomData,
+        })
+    }
+
+    /// The physical address of the root table.
+    pub(crate) fn root<P: Platform>(&self, p: &P) -> Hpa {
+        p.hpa(self.root.cast())
+    }
+
+    /// The level of the table at the cursor: 1 for a table of the smallest pages, `levels` for the root.
+    #[inline(always)]
+    pub(crate) fn level(&self) -> u8 {
+        self.level
+    }
+
+    /// Whether the table at the cursor has no entry.
+    #[inline(always)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.here.used == 0
+    }
+
+    /// Tables unlinked so far (those that hung below one not counted).
+    #[inline(always)]
+    pub(crate) fn unlinked(&self) -> u64 {
+        self.unlinked
+    }
+
+    /// The entry in `slot` of the table at the cursor, as hardware sees it plus software's bits; 0 beyond the end.
+    #[inline(always)]
+    pub(crate) fn get(&self, slot: usize) -> u64 {
+        self.here.words().get(slot).map_or(0, |w| w.load(Ordering::Acquire))
+    }
+
+    /// The first slot from `slot` on whose entry is not zero.
+    pub(crate) fn first_used(&self, slot: usize) -> Option<usize> {
+        (slot..WORDS).find(|&i| self.get(i) != 0)
+    }
+
+    /// The entry at which the walk of the address `at` ends, and its level. Leaves the cursor alone.
+    #[inline]
+    pub(crate) fn find<P: Platform>(&self, p: &P, at: u64) -> (u64, u8) {
+        let mut step = Step { table: self.root, ..self.here };
+        let mut level = self.levels;
+        loop {
+            let slot = (at >> (3 + 9 * u32::from(level))) as usize % WORDS;
+            let entry = step.words().get(slot).map_or(0, |w| w.load(Ordering::Acquire));
+            if entry & L::MARK == 0 || level == 1 {
+                return (entry, level);
+            }
+            step.table = p.ptr(Hpa::of_entry(entry)).cast();
+            level -= 1;
+        }
+    }
+
+    /// Moves the cursor into the table that `slot` links; `false`, and nothing happens, where it links none.
+    #[inline(always)]
+    pub(crate) fn down<P: Platform>(&mut self, p: &P, slot: usize) -> bool {
+        let entry = self.get(slot);
+        if entry & L::MARK == 0 {
+            return false;
+        }
+        self.push(Step {
+            // An entry with the mark was linked by `enter` or `split`: the address is that of a frame of the tree.
+            table: p.ptr(Hpa::of_entry(entry)).cast(),
+            used: ((entry & COUNT_MASK) >> COUNT) as u16 + 1,
+            slot: slot as u16,
+            dark: false,
+            counted: true,
+            waits: (0, 0),
+        });
+        true
+    }
+
+    #[inline(always)]
+    fn push(&mut self, step: Step) {
+        if let Some(above) = self.above.get_mut(usize::from(self.depth)) {
+            *above = core::mem::replace(&mut self.here, step);
+            self.depth += 1;
+            self.level -= 1;
+        }
+    }
+
+    /// As `down`, and makes the table where the slot is empty. `false` where a leaf stands there.
+    #[inline]
+    pub(crate) fn enter<P: Platform>(&mut self, p: &P, slot: usize) -> Result<bool, ErrorKind> {
+        if self.down(p, slot) {
+            return Ok(true);
+        }
+        match self.here.words().get(slot) {
+            Some(w) if self.level > 1 && w.load(Ordering::Acquire) == 0 => {
+                let at = p.alloc(0, self.node).ok_or(ErrorKind::OutOfFrames)?;
+                store(w, p.hpa(at).get() | L::MARK);
+                self.here.used += 1;
+                self.here.counted = false;
+                self.unlit = true;
+                let slot = slot as u16;
+                self.push(Step { table: at.cast(), used: 0, slot, dark: true, counted: false, waits: (0, 0) });
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Moves the cursor to the table above, and settles the one it leaves: unlinked if empty, lit if dark, counted.
+    /// Says whether a table was unlinked that hardware may know; `None`, and nothing happens, at the root.
+    #[inline(always)]
+    pub(crate) fn up<P: Platform>(&mut self, p: &P) -> Option<bool> {
+        let above = *self.above.get(usize::from(self.depth.checked_sub(1)?))?;
+        let left = core::mem::replace(&mut self.here, above);
+        self.depth -= 1;
+        self.level += 1;
+        if left.used == 0 || left.dark || left.waits.1 != 0 {
+            self.settle(p, left);
+        } else if !left.counted {
+            self.link(left, 0);
+        }
+        Some(left.used == 0 && !left.dark)
+    }
+
+    /// Rewrites the entry of `child`, a table below the one at the cursor: its count, and `bits` beside those it has.
+    #[inline(always)]
+    fn link(&self, child: Step, bits: u64) {
+        if let Some(w) = self.here.words().get(usize::from(child.slot)) {
+            let count = u64::from(child.used.wrapping_sub(1)) << COUNT & COUNT_MASK;
+            store(w, w.load(Ordering::Relaxed) & !COUNT_MASK | count | bits);
+        }
+    }
+
+    /// The rarer part of `up`.
+    #[inline(never)]
+    fn settle<P: Platform>(&mut self, p: &P, left: Step) {
+        let slot = usize::from(left.slot);
+        self.light(p, left);
+        if left.used == 0 {
+            if let Some(w) = self.here.words().get(slot) {
+                store(w, 0);
+            }
+            self.here.used -= 1;
+            self.here.counted = false;
+            if left.dark {
+                // SAFETY: from `enter`; it links nothing, never was visible, and neither path nor entry names it now.
+                unsafe { p.free(left.table.cast(), 0) }
+            } else {
+                self.unlinked += 1;
+                self.freed.push(p, left.table, self.level - 1, L::MARK);
+                self.changed(p, slot, 1);
+            }
+        } else if left.dark {
+            if !self.coherent {
+                p.flush(left.table.cast(), WORDS * 8);
+                self.unfenced = true;
+            }
+            if self.coherent || self.here.dark {
+                self.link(left, self.bits);
+                self.changed(p, slot, 1);
+            } else {
+                self.link(left, 0);
+                let (first, end) = self.here.waits;
+                let first = if end == 0 { left.slot } else { first.min(left.slot) };
+                self.here.waits = (first, end.max(left.slot + 1));
+            }
+        } else if !left.counted {
+            self.link(left, 0);
+        }
+    }
+
+    /// Makes the tables visible that wait in `step` for their contents to have reached memory.
+    fn light<P: Platform>(&mut self, p: &P, step: Step) {
+        let (first, end) = (usize::from(step.waits.0), usize::from(step.waits.1));
+        if end == 0 {
+            return;
+        }
+        p.fence();
+        for w in step.words().get(first..end).unwrap_or_default() {
+            let entry = w.load(Ordering::Relaxed);
+            if entry & L::MARK != 0 && entry & self.bits == 0 {
+                store(w, entry | self.bits);
+            }
+        }
+        self.flush(p, step, first, end - first);
+    }
+
+    /// Has the lines of `n` entries of a table leave the caches.
+    #[inline(always)]
+    fn flush<P: Platform>(&mut self, p: &P, step: Step, first: usize, n: usize) {
+        if let Some(w) = step.words().get(first..first.saturating_add(n)).and_then(|run| run.first()) {
+            p.flush(NonNull::from(w).cast(), n * 8);
+            self.unfenced = true;
+        }
+    }
+
+    /// Has what changed in the table at the cursor leave the caches, where that is needed and not done for all of it later.
+    #[inline(always)]
+    fn changed<P: Platform>(&mut self, p: &P, first: usize, n: usize) {
+        if !self.coherent && !self.here.dark {
+            self.flush(p, self.here, first, n);
+        }
+    }
+
+    /// Ends an operation: every table is visible, and memory holds what was stored.
+    #[inline(always)]
+    pub(crate) fn commit<P: Platform>(&mut self, p: &P) {
+        if self.unlit {
+            while self.up(p).is_some() {}
+            let root = self.here;
+            self.light(p, root);
+            self.here.waits = (0, 0);
+            self.unlit = false;
+        }
+        if self.unfenced {
+            p.fence();
+            self.unfenced = false;
+        }
+    }
+
+    /// Stores leaf entries `value`, `value + step`, ... into `n` empty slots; or nothing, and the slot that is not empty.
+    #[inline(always)]
+    pub(crate) fn fill<P: Platform>(
+        &mut self,
+        p: &P,
+        first: usize,
+        n: usize,
+        value: u64,
+        step: u64,
+    ) -> Result<(), usize> {
+        let here = self.here;
+        let Some(run) = here.words().get(first..first.saturating_add(n)) else { return Err(first) };
+        if here.used != 0 {
+            let taken = |w: &AtomicU64| w.load(Ordering::Relaxed) != 0;
+            let any = |line: &[AtomicU64]| line.iter().fold(0, |or, w| or | w.load(Ordering::Relaxed)) != 0;
+            let lines = run.chunks_exact(8);
+            if lines.remainder().iter().any(taken) || lines.into_iter().any(any) {
+                return Err(first + run.iter().position(taken).unwrap_or(0));
+            }
+        }
+        store_run(run, value & !L::MARK, step);
+        self.here.used += n as u16;
+        self.here.counted = false;
+        self.changed(p, first, n);
+        Ok(())
+    }
+
+    /// Empties `n` slots, tables below them unlinked whole; says how many were in use.
+    #[inline(always)]
+    pub(crate) fn clear<P: Platform>(&mut self, p: &P, first: usize, n: usize) -> usize {
+        let here = self.here;
+        let Some(run) = here.words().get(first..first.saturating_add(n)) else { return 0 };
+        let mut found = 0;
+        if self.level == 1 {
+            for w in run {
+                found += usize::from(w.load(Ordering::Relaxed) != 0);
+                store(w, 0);
+            }
+        } else {
+            for w in run {
+                let entry = w.load(Ordering::Acquire);
+                if entry != 0 {
+                    store(w, 0);
+                    found += 1;
+                    if entry & L::MARK != 0 {
+                        self.unlinked += 1;
+                        self.freed.push(p, p.ptr(Hpa::of_entry(entry)).cast(), self.level - 1, L::MARK);
+                    }
+                }
+            }
+        }
+        if found != 0 {
+            self.here.used -= found as u16;
+            self.here.counted = false;
+            self.changed(p, first, n);
+        }
+        found
+    }
+
+    /// Replaces the leaf entries in at most `n` slots by `change` of them, up to the first slot that links a table.
+    /// With `live`, hardware may be writing to the entries. Says how many slots were passed, how many of them are in use,
+    /// and how many changed.
+    pub(crate) fn update<P: Platform>(
+        &mut self,
+        p: &P,
+        first: usize,
+        n: usize,
+        live: bool,
+        change: impl Fn(u64) -> u64,
+    ) -> (usize, usize, usize) {
+        let here = self.here;
+        let (mut passed, mut used, mut changed) = (0, 0, 0);
+        for w in here.words().get(first..first.saturating_add(n)).unwrap_or_default() {
+            let old = w.load(Ordering::Acquire);
+            if old & L::MARK != 0 {
+                break;
+            }
+            passed += 1;
+            used += usize::from(old != 0);
+            // An entry stays an entry and an empty slot empty: the count stands.
+            let new = change(old) & !L::MARK;
+            if old != 0 && new != 0 && new != old {
+                replace(w, old, live, |old| change(old) & !L::MARK);
+                changed += 1;
+            }
+        }
+        if changed != 0 {
+            self.changed(p, first, passed);
+        }
+        (passed, used, changed)
+    }
+
+    /// Replaces the leaf in `slot` by a table of leaves, in one store; `parts` gives their first value and step from
+    /// the leaf. `false`, and nothing happens, where no leaf stands there.
+    pub(crate) fn split<P: Platform>(
+        &mut self,
+        p: &P,
+        slot: usize,
+        parts: impl Fn(u64) -> (u64, u64),
+    ) -> Result<bool, ErrorKind> {
+        let here = self.here;
+        let Some(w) = here.words().get(slot) else { return Ok(false) };
+        let leaf = w.load(Ordering::Acquire);
+        if self.level == 1 || leaf == 0 || leaf & L::MARK != 0 {
+            return Ok(false);
+        }
+        let at = p.alloc(0, self.node).ok_or(ErrorKind::OutOfFrames)?;
+        let table = Step { table: at.cast(), ..here };
+        let link = p.hpa(at).get() | L::MARK | COUNT_MASK | self.bits;
+        replace(w, leaf, true, |leaf| {
+            let (value, step) = parts(leaf);
+            store_run(table.words(), value & !L::MARK, step);
+            if !self.coherent {
+                p.flush(at, WORDS * 8);
+                p.fence();
+            }
+            link
+        });
+        self.changed(p, slot, 1);
+        Ok(true)
+    }
+
+    /// What was unlinked since the last call; to be released once no cache of the hardware holds a way to it.
+    pub(crate) fn take_freed(&mut self) -> FreedTables {
+        core::mem::replace(&mut self.freed, FreedTables::new())
+    }
+
+    /// All tables, the root too; to be released once no entry points at the root and no cache holds a way to it.
+    pub(crate) fn into_freed<P: Platform>(mut self, p: &P) -> FreedTables {
+        self.freed.push(p, self.root, self.levels, L::MARK);
+        self.freed
+    }
+}
+
+/// Page tables that no entry links any more but hardware may still hold in its caches. Dropping the list leaks them.
+///
+/// It is threaded through the tables: word 0 of each names the next one. The word has a physical address and low bits
+/// that both stages read as not present, so hardware that still walks a table here finds nothing there. A table's word
+/// 0 tells of the next one: bits 51:12 the address, 11:10 the mark of its links, 4:2 its level.
+pub(crate) struct FreedTables {
+    head: u64,
+    /// The last table; meaningful with a head only.
+    tail: NonNull<Table>,
+}
+
+// SAFETY: the tables are exclusively owned and reached through atomics only.
+unsafe impl Send for FreedTables {}
+// SAFETY: as above; `&FreedTables` reads nothing.
+unsafe impl Sync for FreedTables {}
+
+impl FreedTables {
+    const MARKS: u64 = 3 << 10;
+
+    pub(crate) const fn new() -> Self {
+        FreedTables { head: 0, tail: NonNull::dangling() }
+    }
+
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.head == 0
+    }
+
+    /// Takes over the tables of `other`. A constant number of steps.
+    pub(crate) fn append(&mut self, other: FreedTables) {
+        if self.is_empty() {
+            *self = other;
+        } else if !other.is_empty() {
+            // SAFETY: the list owns its last table.
+            store(unsafe { Self::word(self.tail) }, other.head);
+            self.tail = other.tail;
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `table` is a whole frame, live while the result is used.
+    unsafe fn word<'a>(table: NonNull<Table>) -> &'a AtomicU64 {
+        // SAFETY: the caller's promise; the first word of the frame.
+        unsafe { table.cast().as_ref() }
+    }
+
+    /// Puts `table` in front, with all that hangs below it. Private to this file, which hands in what a tree gave up.
+    ///
+    /// What hangs below stays where it is until `release`, except the child in word 0, whose place the list needs.
+    fn push<P: Platform>(&mut self, p: &P, mut table: NonNull<Table>, mut level: u8, mark: u64) {
+        loop {
+            // SAFETY: the tree owned the frame and gave it up.
+            let word = unsafe { Self::word(table) };
+            let first = word.load(Ordering::Acquire);
+            store(word, self.head);
+            if self.is_empty() {
+                self.tail = table;
+            }
+            self.head = p.hpa(table.cast()).get() | (mark & Self::MARKS) | u64::from(level) << 2;
+            if first & mark == 0 || level <= 1 {
+                return;
+            }
+            table = p.ptr(Hpa::of_entry(first)).cast();
+            level -= 1;
+        }
+    }
+
+    /// Gives the frames back. To be called when an invalidation has covered what the tables once mapped, page walks
+    /// included (IH = 0; VT-d 6.5.2.3), and nowhere else.
+    pub(crate) fn release<P: Platform>(mut self, p: &P) {
+        while self.head != 0 {
+            let (level, mark) = ((self.head >> 2 & 7) as u8, self.head & Self::MARKS);
+            let table: NonNull<Table> = p.ptr(Hpa::of_entry(self.head)).cast();
+            // SAFETY: the list owns the table.
+            let words = unsafe { table.as_ref() };
+            self.head = words.first().map_or(0, |w| w.load(Ordering::Acquire));
+            if level > 1 {
+                for w in words.iter().skip(1) {
+                    let entry = w.load(Ordering::Acquire);
+                    if entry & mark != 0 {
+                        self.push(p, p.ptr(Hpa::of_entry(entry)).cast(), level - 1, mark);
+                    }
+                }
+            }
+            // SAFETY: from `Platform::alloc` with order 0; out of the list, its children moved into it.
+            unsafe { p.free(table.cast(), 0) }
         }
     }
 }

@@ -9,3 +9,6 @@ pub(crate) mod mem;
 #[allow(unsafe_code, reason = "design rule 9: the contract of the host")]
 pub mod platform;
 pub(crate) mod sync;
+#[cfg(test)]
+#[allow(unsafe_code, reason = "a host for tests: its frames come from the heap")]
+pub(crate) mod testing;

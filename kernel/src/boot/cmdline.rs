@@ -1,5 +1,7 @@
 //! The command line: words separated by spaces (docs/architecture.md lists them).
 
+use spin::Once;
+
 /// What the kernel is asked to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mode {
@@ -26,8 +28,14 @@ pub struct CommandLine {
     pub scale: u32,
 }
 
+/// What the loader passed, taken apart at the first look.
+pub fn get() -> &'static CommandLine {
+    static LINE: Once<CommandLine> = Once::new();
+    LINE.call_once(|| CommandLine::parse(super::info::get().command_line()))
+}
+
 impl CommandLine {
-    pub fn parse(text: &'static str) -> Self {
+    fn parse(text: &'static str) -> Self {
         let mut line = CommandLine {
             mode: Mode::Tour,
             filter: None,

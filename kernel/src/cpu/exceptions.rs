@@ -84,9 +84,8 @@ fn panic(info: &core::panic::PanicInfo) -> ! {
     begin();
     // One line for xtask, whatever the message holds.
     crate::print!("@panic cpu {}: ", local::index());
-    match info.location() {
-        Some(at) => crate::print!("{}:{}: ", at.file(), at.line()),
-        None => {}
+    if let Some(at) = info.location() {
+        crate::print!("{}:{}: ", at.file(), at.line());
     }
     println!("{}", OneLine(info.message()));
     let frame: u64;
@@ -96,13 +95,15 @@ fn panic(info: &core::panic::PanicInfo) -> ! {
     exit(Exit::Panic)
 }
 
-/// Makes this CPU the one that speaks last; any other stops here.
+/// Makes this CPU the one that speaks last. Any other stops here; one that fails while it speaks says no more.
 fn begin() {
     interrupts::disable();
-    if !console::begin_panic() {
-        loop {
+    match console::begin_panic(local::index()) {
+        Ok(()) => {}
+        Err(first) if first == local::index() => exit(Exit::Panic),
+        Err(_) => loop {
             hlt();
-        }
+        },
     }
 }
 

@@ -1,5 +1,6 @@
 //! The code that a CPU begins with, in 16-bit mode below 1 MiB, and the page beside it that tells it where to go.
 
+use crate::boot::info::{self, Kind, Region};
 use crate::memory::paging;
 use core::arch::naked_asm;
 use core::ops::Range;
@@ -73,6 +74,12 @@ unsafe extern "C" {
 
 fn data() -> *mut Data {
     (AREA.start + vtd::PAGE) as *mut Data
+}
+
+/// Whether the memory map has memory there.
+pub fn is_usable() -> bool {
+    let holds = |r: &Region| r.kind == Kind::Ram && r.start <= AREA.start && AREA.end <= r.end;
+    info::get().regions().iter().any(holds)
 }
 
 /// Puts the code and its data in place. `entry` is where a CPU goes in 64-bit mode.

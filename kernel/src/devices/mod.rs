@@ -2,6 +2,7 @@
 
 pub mod edu;
 pub mod testdev;
+pub mod virtio;
 
 use core::fmt;
 

@@ -28,7 +28,7 @@ pub fn regions() -> &'static [EcamRegion] {
 fn place(d: DeviceId, at: u16) -> Option<*mut u32> {
     let bus = d.source.bus();
     let r = regions().iter().find(|r| r.segment == d.segment && (r.first_bus..=r.last_bus).contains(&bus))?;
-    if at % 4 != 0 || u64::from(at) >= FUNCTION {
+    if !at.is_multiple_of(4) || u64::from(at) >= FUNCTION {
         return None;
     }
     let function = u64::from(bus - r.first_bus) * BUS + u64::from(d.source.devfn()) * FUNCTION;

@@ -1,7 +1,7 @@
 //! The functions of the machine: found bus by bus through the bridges, then on root buses that no bridge leads to.
 
 use super::bars::{self, Window};
-use super::{capabilities, ecam};
+use super::{assign, capabilities, ecam};
 use alloc::vec::Vec;
 use pci_types::{CommandRegister, HeaderType, PciHeader};
 use spin::Once;
@@ -32,8 +32,13 @@ impl Function {
     /// Registers behind window `i`, mapped and answering.
     pub fn map(&self, i: usize) -> Option<Mmio> {
         let registers = bars::map(self.windows.get(i).copied()??)?;
-        self.set_command(CommandRegister::MEMORY_ENABLE, true);
+        self.set_memory(true);
         Some(registers)
+    }
+
+    /// Has the function answer to accesses to its windows, or not.
+    pub fn set_memory(&self, on: bool) {
+        self.set_command(CommandRegister::MEMORY_ENABLE, on);
     }
 
     /// Lets the function do DMA and send MSIs, or stops it.
@@ -73,6 +78,12 @@ pub fn init() {
             }
         }
         found.sort_by_key(|f| f.id);
+        assign::all(&mut found);
+        // What is behind a bridge is reached, and reaches memory, through it.
+        for f in found.iter().filter(|f| f.bridge.is_some()) {
+            f.set_memory(true);
+            f.set_bus_master(true);
+        }
         found
     });
 }

@@ -1,5 +1,6 @@
 //! PCI: configuration space in memory (ECAM), the functions found in it, their registers, interrupts, capabilities.
 
+mod assign;
 pub mod bars;
 pub mod capabilities;
 pub mod ecam;

@@ -1,10 +1,13 @@
 //! Frames, heap, page tables.
 
 use crate::cpu::exceptions::probe_write;
-use crate::memory::{self, frames, heap, paging};
+use crate::cpu::smp;
+use crate::memory::{self, frames, heap, paging, stacks};
+use crate::testing::scaled;
 use crate::{check, check_eq, test};
 use alloc::vec::Vec;
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicUsize, Ordering};
 use vtd::PAGE;
 use x86_64::structures::paging::page_table::PageTableFlags as Flags;
 
@@ -65,6 +68,55 @@ test! {
             }
         }
         check_eq!(frames::free_count(), before);
+    }
+
+    fn frames_from_all_cpus_at_once() {
+        let before = frames::free_count();
+        let overlaps = AtomicUsize::new(0);
+        let rounds = scaled(200);
+        smp::everywhere(&|cpu| {
+            let mark = 0xc0de_0000 + cpu as u64;
+            for round in 0..rounds {
+                let runs: [_; 4] = core::array::from_fn(|i| {
+                    let order = (round as usize + i * 3 + cpu) as u8 % 5;
+                    frames::alloc(order).map(|at| (at, order))
+                });
+                for (at, order) in runs.into_iter().flatten() {
+                    // SAFETY: the run is this CPU's own, unless the allocator is wrong, which is what is tested.
+                    unsafe {
+                        let words = at.cast::<u64>();
+                        let last = words.add(((PAGE as usize / 8) << order) - 1);
+                        if words.read_volatile() != 0 || last.read_volatile() != 0 {
+                            overlaps.fetch_add(1, Ordering::Relaxed);
+                        }
+                        words.write_volatile(mark);
+                        last.write_volatile(mark);
+                    }
+                }
+                for (at, order) in runs.into_iter().flatten() {
+                    // SAFETY: as above, and given back once.
+                    unsafe {
+                        if at.cast::<u64>().read_volatile() != mark {
+                            overlaps.fetch_add(1, Ordering::Relaxed);
+                        }
+                        frames::free(at, order);
+                    }
+                }
+            }
+        });
+        check_eq!(overlaps.load(Ordering::Relaxed), 0);
+        check_eq!(frames::free_count(), before);
+    }
+
+    fn stacks_have_guard_pages() {
+        let top = stacks::alloc(2).ok_or("no stack")?;
+        let bottom = top - 2 * PAGE;
+        // SAFETY: the stack is nobody's; a byte that is stored over itself changes nothing.
+        unsafe {
+            check!(probe_write(top - 1) && probe_write(bottom));
+            check!(!probe_write(bottom - 1) && !probe_write(bottom - PAGE));
+        }
+        check!(paging::find(bottom).is_some_and(|m| m.flags.contains(Flags::NO_EXECUTE)));
     }
 
     fn frames_can_be_made_to_run_out() {

@@ -1,6 +1,9 @@
 //! The tests that run in the machine. Those of the kernel's own parts; a file for each part.
 
+mod acpi;
 mod cpu;
+mod devices;
 mod memory;
 mod pci;
+mod platform;
 mod time;

@@ -1,0 +1,318 @@
+//! A host for the tests of all floors: frames from the heap (physical address = address), counted, and known one by one,
+//! so that a leak, a double free, or hardware that would read what never left the caches is seen; registers in an array,
+//! with a hook for writes.
+
+use super::address::{DeviceId, Hpa, Nanos, UnitId};
+use super::platform::{Event, Identity, Message, Platform, PlatformError, Registers};
+use core::cell::{Cell, RefCell};
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering};
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::boxed::Box;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::vec::Vec;
+
+/// Words that memory holds until a flush: two bits that every format reads as present, and an address of nobody.
+pub(crate) const GARBAGE: u64 = 0x000f_dead_beef_d003;
+
+type OnStore = Box<dyn FnMut(u64, u64)>;
+
+std::thread_local! {
+    static WATCHED: Cell<bool> = const { Cell::new(false) };
+    static WATCHER: RefCell<Option<OnStore>> = const { RefCell::new(None) };
+}
+
+/// Called by the store primitive of `mem` after each store of this thread: where, and what.
+#[inline(always)]
+pub(crate) fn stored(at: u64, v: u64) {
+    if WATCHED.with(Cell::get) {
+        WATCHER.with(|w| {
+            if let Some(f) = w.borrow_mut().as_mut() {
+                f(at, v);
+            }
+        });
+    }
+}
+
+/// Runs `body` with `watcher` called after every store that hardware may see. The watcher must not store.
+pub(crate) fn watch<R>(watcher: impl FnMut(u64, u64) + 'static, body: impl FnOnce() -> R) -> R {
+    WATCHER.with(|w| *w.borrow_mut() = Some(Box::new(watcher)));
+    WATCHED.with(|w| w.set(true));
+    let r = body();
+    WATCHED.with(|w| w.set(false));
+    WATCHER.with(|w| *w.borrow_mut() = None);
+    r
+}
+
+/// What the host was asked for.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Frames of 4 KiB out now.
+    pub(crate) frames: u64,
+    /// Successful allocations so far.
+    pub(crate) allocs: u64,
+    /// Cache lines flushed.
+    pub(crate) lines: u64,
+    /// Fences.
+    pub(crate) fences: u64,
+    /// Calls of `wake`.
+    pub(crate) wakes: u64,
+}
+
+struct Frame {
+    order: u8,
+    /// What memory holds as a device without snooping reads it; empty unless kept.
+    memory: Vec<u64>,
+}
+
+#[derive(Default)]
+struct Inner {
+    counts: Counts,
+    frames: HashMap<usize, Frame>,
+    flushed: Vec<(usize, usize)>,
+    fail_after: Option<u64>,
+    keep_memory: bool,
+    now: u64,
+    units: HashMap<u64, Regs>,
+    config: HashMap<(DeviceId, u16), u32>,
+}
+
+/// The host. Clones share everything.
+#[derive(Clone, Default)]
+pub(crate) struct Host(Arc<Mutex<Inner>>);
+
+impl Host {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    /// A host that also keeps what memory holds behind the caches, for incoherent units. Slower.
+    pub(crate) fn incoherent() -> Self {
+        let host = Self::default();
+        host.inner().keep_memory = true;
+        host
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        self.inner().counts
+    }
+
+    /// Lets `n` allocations succeed and fails all further ones; `None` lets all succeed.
+    pub(crate) fn fail_after(&self, n: Option<u64>) {
+        self.inner().fail_after = n;
+    }
+
+    /// The registers at `base`, made where there are none yet.
+    pub(crate) fn unit(&self, base: u64) -> Regs {
+        self.inner().units.entry(base).or_default().clone()
+    }
+
+    /// Sets 32 bits of configuration space; all else reads as all ones.
+    pub(crate) fn set_config(&self, d: DeviceId, at: u16, v: u32) {
+        self.inner().config.insert((d, at), v);
+    }
+
+    /// Sets bits of a word as hardware does, in one locked access.
+    pub(crate) fn hardware_or(&self, at: u64, bits: u64) {
+        assert!(self.read(at).is_some());
+        // SAFETY: within a live frame, aligned; written as an atomic.
+        unsafe { AtomicU64::from_ptr(at as *mut u64) }.fetch_or(bits, Ordering::AcqRel);
+    }
+
+    fn word(&self, at: u64, memory: bool) -> Option<u64> {
+        let inner = self.inner();
+        let (page, i) = (at as usize & !4095, (at as usize & 4095) / 8);
+        // Frames of higher orders are known by their first page.
+        let (&base, frame) = match inner.frames.get_key_value(&page) {
+            Some(found) => found,
+            None => inner.frames.iter().find(|(b, f)| (**b..**b + (4096 << f.order)).contains(&page))?,
+        };
+        if memory && inner.keep_memory {
+            return frame.memory.get((page - base) / 8 + i).copied();
+        }
+        // SAFETY: within a live frame, aligned; read as an atomic.
+        Some(unsafe { AtomicU64::from_ptr((page + i * 8) as *mut u64) }.load(Ordering::Acquire))
+    }
+
+    /// The word at a physical address, as a snooping device reads it; `None` outside the frames handed out.
+    pub(crate) fn read(&self, at: u64) -> Option<u64> {
+        self.word(at, false)
+    }
+
+    /// The word as a device reads it that does not snoop: what left the caches and was fenced.
+    pub(crate) fn read_memory(&self, at: u64) -> Option<u64> {
+        self.word(at, true)
+    }
+}
+
+// SAFETY: frames come zeroed from the heap, aligned to their size, and stay until `free`; `hpa` and `ptr` are the identity.
+unsafe impl Platform for Host {
+    type Registers = Regs;
+    type Irq = ();
+
+    fn registers(&self, base: Hpa, _: u64) -> Result<Regs, PlatformError> {
+        self.inner().units.get(&base.get()).cloned().ok_or(PlatformError)
+    }
+
+    fn alloc(&self, order: u8, _: Option<u32>) -> Option<NonNull<u8>> {
+        let mut inner = self.inner();
+        if let Some(left) = &mut inner.fail_after {
+            *left = left.checked_sub(1)?;
+        }
+        let size = 4096usize << order;
+        let layout = Layout::from_size_align(size, size).ok()?;
+        // SAFETY: the layout has a size.
+        let at = NonNull::new(unsafe { alloc_zeroed(layout) })?;
+        inner.counts.frames += 1 << order;
+        inner.counts.allocs += 1;
+        let memory = if inner.keep_memory { std::vec![GARBAGE; size / 8] } else { Vec::new() };
+        inner.frames.insert(at.as_ptr() as usize, Frame { order, memory });
+        Some(at)
+    }
+
+    unsafe fn free(&self, at: NonNull<u8>, order: u8) {
+        let mut inner = self.inner();
+        let frame = inner.frames.remove(&(at.as_ptr() as usize)).expect("freed twice, or never allocated");
+        assert_eq!(frame.order, order);
+        inner.counts.frames -= 1 << order;
+        let size = 4096usize << order;
+        // SAFETY: from `alloc` with this layout, and freed once: the line above.
+        unsafe { dealloc(at.as_ptr(), Layout::from_size_align(size, size).expect("as in alloc")) }
+    }
+
+    fn hpa(&self, at: NonNull<u8>) -> Hpa {
+        Hpa::new(at.as_ptr() as u64).expect("user addresses have 47 bits")
+    }
+
+    fn ptr(&self, at: Hpa) -> NonNull<u8> {
+        NonNull::new(at.get() as *mut u8).expect("no frame is at 0")
+    }
+
+    fn flush(&self, at: NonNull<u8>, len: usize) {
+        let mut inner = self.inner();
+        let (first, end) = (at.as_ptr() as usize / 64, (at.as_ptr() as usize + len).div_ceil(64));
+        inner.counts.lines += (end - first) as u64;
+        inner.flushed.push((first * 64, end * 64));
+    }
+
+    fn fence(&self) {
+        let mut inner = self.inner();
+        let inner = &mut *inner;
+        inner.counts.fences += 1;
+        for (first, end) in inner.flushed.drain(..) {
+            let page = first & !4095;
+            if let Some(frame) = inner.frames.get_mut(&page).filter(|f| !f.memory.is_empty()) {
+                for at in (first..end).step_by(8) {
+                    // SAFETY: within the frame, which is live.
+                    let v = unsafe { AtomicU64::from_ptr(at as *mut u64) }.load(Ordering::Acquire);
+                    frame.memory[(at - page) / 8] = v;
+                }
+            }
+        }
+    }
+
+    fn irq_save(&self) {}
+    fn irq_restore(&self, (): ()) {}
+
+    fn now(&self) -> Nanos {
+        let mut inner = self.inner();
+        inner.now += 100;
+        Nanos(inner.now)
+    }
+
+    /// Time passes.
+    fn relax(&self, _: UnitId, _: Nanos) {
+        self.inner().now += 1_000_000;
+    }
+
+    fn wake(&self) {
+        self.inner().counts.wakes += 1;
+    }
+
+    /// A number for the thread.
+    fn cpu(&self) -> u32 {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        std::thread_local!(static MINE: u32 = NEXT.fetch_add(1, Ordering::Relaxed) as u32);
+        MINE.with(|n| *n)
+    }
+
+    fn config_read(&self, d: DeviceId, at: u16) -> Result<u32, PlatformError> {
+        Ok(self.inner().config.get(&(d, at)).copied().unwrap_or(u32::MAX))
+    }
+
+    fn config_write(&self, d: DeviceId, at: u16, v: u32) -> Result<(), PlatformError> {
+        self.set_config(d, at, v);
+        Ok(())
+    }
+
+    fn event(&self, unit: UnitId, e: Event) -> Result<Message, PlatformError> {
+        Ok(Message { address: 0xfee0_0000, data: u32::from(unit.0) << 2 | e as u32 })
+    }
+
+    fn identity(&self) -> Identity {
+        Identity::default()
+    }
+}
+
+type OnWrite = Arc<dyn Fn(&Regs, u32, u64) + Send + Sync>;
+
+/// A unit's registers: 4 KiB of 32-bit words. Clones share everything.
+#[derive(Clone)]
+pub(crate) struct Regs {
+    words: Arc<Mutex<Vec<u32>>>,
+    on_write: Arc<Mutex<Option<OnWrite>>>,
+}
+
+impl Default for Regs {
+    fn default() -> Self {
+        Regs { words: Arc::new(Mutex::new(std::vec![0; 1024])), on_write: Arc::default() }
+    }
+}
+
+impl Regs {
+    /// Sets 32 bits without telling the hook.
+    pub(crate) fn set32(&self, at: u32, v: u32) {
+        self.words.lock().expect("no panic under the lock")[at as usize / 4] = v;
+    }
+
+    /// Sets 64 bits without telling the hook.
+    pub(crate) fn set64(&self, at: u32, v: u64) {
+        self.set32(at, v as u32);
+        self.set32(at + 4, (v >> 32) as u32);
+    }
+
+    /// Has `f` called after every write of the driver: with the registers, the offset and the value. It answers as the
+    /// hardware would, through `set32` and `set64`.
+    pub(crate) fn on_write(&self, f: impl Fn(&Regs, u32, u64) + Send + Sync + 'static) {
+        *self.on_write.lock().expect("no panic under the lock") = Some(Arc::new(f));
+    }
+
+    fn wrote(&self, at: u32, v: u64) {
+        let hook = self.on_write.lock().expect("no panic under the lock").clone();
+        if let Some(f) = hook {
+            f(self, at, v);
+        }
+    }
+}
+
+impl Registers for Regs {
+    fn read32(&self, at: u32) -> u32 {
+        self.words.lock().expect("no panic under the lock")[at as usize / 4]
+    }
+    fn write32(&self, at: u32, v: u32) {
+        self.set32(at, v);
+        self.wrote(at, u64::from(v));
+    }
+    fn read64(&self, at: u32) -> u64 {
+        u64::from(self.read32(at)) | u64::from(self.read32(at + 4)) << 32
+    }
+    fn write64(&self, at: u32, v: u64) {
+        self.set64(at, v);
+        self.wrote(at, v);
+    }
+}

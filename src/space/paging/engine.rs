@@ -1,0 +1,446 @@
+//! The one engine: map, unmap, protect, split and translate over any [`Format`] (VT-d 3.7; what to flush: 6.5.3).
+//!
+//! The walk position is kept between calls, runs of entries within a table are stored in one loop, tables that a range
+//! covers are detached whole, and a call fences once, twice where it made tables that an incoherent unit reads.
+
+use super::format::{Access, Entry, Format, PageSizes};
+use crate::host::address::{Hpa, INTERRUPT_RANGE, Iova, PAGE, Range};
+use crate::host::error::{ErrorKind, MapError, MapWhy};
+use crate::host::mem::{FreedTables, Tree};
+use crate::host::platform::Platform;
+
+/// What the addresses of a domain are bounded by, and how its tables are kept.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Bits of an input address: the least of the domain's width and of its units' MGAW. The format's width bounds it too.
+    pub(crate) input: u8,
+    /// Bits of a host physical address.
+    pub(crate) output: u8,
+    /// Every unit snoops its walks of these tables.
+    pub(crate) coherent: bool,
+    /// The NUMA node for the tables.
+    pub(crate) node: Option<u32>,
+}
+
+/// What a change leaves in the hardware's caches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Stale {
+    /// The addresses to invalidate. Large pages that were changed and tables that went are in it whole, as the address
+    /// mask of an invalidation must cover them.
+    pub(crate) range: Range,
+    /// Only leaf entries changed: the invalidation may spare the paging-structure caches (IH = 1).
+    pub(crate) leaf_only: bool,
+}
+
+/// An operation that did not happen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Failed {
+    /// Why, and where.
+    pub(crate) error: MapError,
+    /// What hardware may have cached of the attempt: flushed as after an unmap.
+    pub(crate) stale: Option<Stale>,
+}
+
+impl Failed {
+    fn at(why: MapWhy, at: u64) -> Self {
+        Failed { error: MapError { why, at: Iova::at(at) }, stale: None }
+    }
+}
+
+/// The addresses that an operation has touched so far.
+struct Touched {
+    first: u64,
+    last: u64,
+    tables: bool,
+}
+
+impl Touched {
+    const NOTHING: Self = Touched { first: u64::MAX, last: 0, tables: false };
+
+    #[inline(always)]
+    fn add(&mut self, first: u64, last: u64) {
+        self.first = self.first.min(first);
+        self.last = self.last.max(last);
+    }
+
+    #[inline(always)]
+    fn stale(&self) -> Option<Stale> {
+        let range = Range::new(self.first, self.last)?;
+        Some(Stale { range, leaf_only: !self.tables })
+    }
+}
+
+const fn shift(level: u8) -> u32 {
+    3 + 9 * level as u32
+}
+
+/// Bytes that an entry of a table of this level maps.
+const fn size(level: u8) -> u64 {
+    1 << shift(level)
+}
+
+const fn slot(at: u64, level: u8) -> usize {
+    (at >> shift(level)) as usize % 512
+}
+
+/// The page tables of one address space.
+///
+/// Each call wants the platform that `new` was given. Dropping it leaks the tables; see `into_freed`.
+pub(crate) struct Paging<F: Format> {
+    tree: Tree<F>,
+    /// An address below every table on the tree's path.
+    at: u64,
+    /// The last input address.
+    last: u64,
+    /// The last output address.
+    last_out: u64,
+    format: F,
+}
+
+impl<F: Format> Paging<F> {
+    /// An empty address space: one table. Errors: `OutOfFrames`.
+    pub(crate) fn new<P: Platform>(p: &P, format: F, limits: Limits) -> Result<Self, ErrorKind> {
+        let levels = format.levels();
+        let mask = |bits: u32| u64::MAX >> 64u32.saturating_sub(bits).min(63);
+        Ok(Paging {
+            tree: Tree::new(p, levels, format.table(), limits.coherent, limits.node)?,
+            at: 0,
+            last: mask(u32::from(limits.input).min(shift(levels + 1))),
+            last_out: mask(u32::from(limits.output).min(52)),
+            format,
+        })
+    }
+
+    /// Where the root table is.
+    pub(crate) fn root<P: Platform>(&self, p: &P) -> Hpa {
+        self.tree.root(p)
+    }
+
+    /// The last input address that can be mapped.
+    pub(crate) fn last(&self) -> Iova {
+        Iova::at(self.last)
+    }
+
+    /// The format.
+    pub(crate) fn format(&self) -> &F {
+        &self.format
+    }
+
+    /// Tables that operations have unlinked since the last call; released when what was stale then is flushed.
+    pub(crate) fn take_freed(&mut self) -> FreedTables {
+        self.tree.take_freed()
+    }
+
+    /// All tables, for release once no unit points at the root and everything is flushed.
+    pub(crate) fn into_freed<P: Platform>(self, p: &P) -> FreedTables {
+        self.tree.into_freed(p)
+    }
+
+    /// Maps `len` bytes from `iova` on to the memory from `to` on, with the largest pages that alignment, length and
+    /// format allow. All of the range or nothing: what was mapped before an error is unmapped again, and reported as
+    /// stale. Nothing is stale after success on a unit that does not cache absent entries.
+    ///
+    /// Errors: `Alignment`, `Width`, `InterruptRange`, `Access`; `Mapped` with the first address that is mapped already;
+    /// `OutOfFrames`.
+    #[inline]
+    pub(crate) fn map<P: Platform>(&mut self, p: &P, iova: Iova, to: Hpa, len: u64, how: Access) -> Result<(), Failed> {
+        let (first, mut at, mut to, mut left) = (iova.get(), iova.get(), to.get(), len);
+        if (at | to | len) & (PAGE - 1) != 0 || len == 0 {
+            return Err(Failed::at(MapWhy::Alignment, at));
+        }
+        let (rest, room) = (len - 1, |from: u64, last: u64| last.checked_sub(from).is_some_and(|room| len - 1 <= room));
+        if !room(at, self.last) || !room(to, self.last_out) {
+            return Err(Failed::at(MapWhy::Width, at));
+        }
+        let meets = |from: u64| from <= INTERRUPT_RANGE.last.get() && from + rest >= INTERRUPT_RANGE.first.get();
+        if meets(at) || meets(to) {
+            return Err(Failed::at(MapWhy::InterruptRange, at));
+        }
+        while left != 0 {
+            let level = self.leaf_level(at | to, left);
+            let Some(value) = Hpa::new(to).and_then(|to| self.format.leaf(to, level, how)) else {
+                return Err(self.undo(p, first, at, MapWhy::Access));
+            };
+            if let Err(why) = self.table_for(p, at, level) {
+                return Err(self.undo(p, first, at, why));
+            }
+            let from = slot(at, level);
+            let n = (left >> shift(level)).min(512 - from as u64);
+            if let Err(i) = self.tree.fill(p, from, n as usize, value, size(level)) {
+                return Err(self.conflict(p, first, at, level, i));
+            }
+            let bytes = n << shift(level);
+            (at, to, left) = (at + bytes, to + bytes, left - bytes);
+        }
+        self.tree.commit(p);
+        Ok(())
+    }
+
+    /// The level of the largest leaf for `left` bytes where input and output address together have the bits `both`.
+    #[inline(always)]
+    fn leaf_level(&self, both: u64, left: u64) -> u8 {
+        let fits = |level: u8| both & (size(level) - 1) == 0 && left >= size(level);
+        if !fits(2) {
+            1
+        } else if self.format.sizes().contains(PageSizes::SIZE_1G) && fits(3) {
+            3
+        } else if self.format.sizes().contains(PageSizes::SIZE_2M) {
+            2
+        } else {
+            1
+        }
+    }
+
+    /// Moves the cursor up to a table of at least `level` that covers `at`.
+    #[inline(always)]
+    fn rise<P: Platform>(&mut self, p: &P, at: u64, level: u8) {
+        while self.tree.level() < level || (self.at ^ at) >> shift(self.tree.level() + 1) != 0 {
+            if self.tree.up(p).is_none() {
+                break;
+            }
+        }
+        self.at = at;
+    }
+
+    /// Moves the cursor to the table of `level` that covers `at`, and makes what is missing on the way.
+    #[inline(always)]
+    fn table_for<P: Platform>(&mut self, p: &P, at: u64, level: u8) -> Result<(), MapWhy> {
+        self.rise(p, at, level);
+        while self.tree.level() > level {
+            match self.tree.enter(p, slot(at, self.tree.level())) {
+                Ok(true) => {}
+                Ok(false) => return Err(MapWhy::Mapped),
+                Err(_) => return Err(MapWhy::OutOfFrames),
+            }
+        }
+        Ok(())
+    }
+
+    /// Undoes a `map` that found slot `i` of the table at the cursor taken, on its way at `at`.
+    #[cold]
+    fn conflict<P: Platform>(&mut self, p: &P, first: u64, at: u64, level: u8, i: usize) -> Failed {
+        let mut found = (at & !(size(level + 1) - 1)) + ((i as u64) << shift(level));
+        let mut i = i;
+        // A table has at least one entry, so the walk ends at a leaf.
+        while self.tree.down(p, i) {
+            let Some(next) = self.tree.first_used(0) else { break };
+            i = next;
+            found += (i as u64) << shift(self.tree.level());
+        }
+        self.at = found;
+        self.undo(p, first, at, MapWhy::Mapped).with_address(found)
+    }
+
+    /// Takes back what a `map` did from `first` up to `at`.
+    #[cold]
+    fn undo<P: Platform>(&mut self, p: &P, first: u64, at: u64, why: MapWhy) -> Failed {
+        let mut touched = Touched::NOTHING;
+        if at > first {
+            self.clear(p, first, at - 1, &mut touched);
+        }
+        self.finish(p, &mut touched);
+        Failed { error: MapError { why, at: Iova::at(at) }, stale: touched.stale() }
+    }
+
+    /// Unmaps what is mapped in `range`, large pages cut at its ends; holes are passed over. Nothing is unmapped on error.
+    ///
+    /// Errors: `Alignment`, `Width`; `NotMapped` where nothing at all is mapped in the range; `OutOfFrames` where a large
+    /// page must be cut.
+    #[inline]
+    pub(crate) fn unmap<P: Platform>(&mut self, p: &P, range: Range) -> Result<Stale, Failed> {
+        let (first, last) = self.checked(range)?;
+        let mut touched = Touched::NOTHING;
+        if let Err(e) = self.cut_ends(p, first, last, &mut touched) {
+            return Err(self.failed(p, e, touched));
+        }
+        self.clear(p, first, last, &mut touched);
+        self.finish(p, &mut touched);
+        touched.stale().ok_or(Failed::at(MapWhy::NotMapped, first))
+    }
+
+    /// Gives what is mapped in `range` the rights `how`, large pages cut at its ends; holes are passed over. `None` where
+    /// it had them already. Nothing changes on error.
+    ///
+    /// Errors: `Alignment`, `Width`, `Access`; `NotMapped` where nothing at all is mapped in the range; `OutOfFrames`
+    /// where a large page must be cut.
+    pub(crate) fn protect<P: Platform>(&mut self, p: &P, range: Range, how: Access) -> Result<Option<Stale>, Failed> {
+        let (first, last) = self.checked(range)?;
+        let format = self.format;
+        if Hpa::new(0).and_then(|to| format.leaf(to, 1, how)).is_none() {
+            return Err(Failed::at(MapWhy::Access, first));
+        }
+        let mut touched = Touched::NOTHING;
+        if let Err(e) = self.cut_ends(p, first, last, &mut touched) {
+            return Err(self.failed(p, e, touched));
+        }
+        let (mut at, mut mapped) = (first, false);
+        loop {
+            self.deepest(p, at);
+            let level = self.tree.level();
+            let from = slot(at, level);
+            // The slots up to the end of the table or of the range; one where the range ends within an empty slot.
+            let n = ((last - at) >> shift(level)).min(511 - from as u64) as usize + 1;
+            let (passed, used, changed) =
+                self.tree.update(p, from, n, format.live(), |leaf| format.protect(leaf, how).unwrap_or(leaf));
+            let next = (at & !(size(level) - 1)) + ((passed as u64) << shift(level));
+            mapped |= used != 0;
+            if changed != 0 {
+                touched.add(at & !(size(level) - 1), next - 1);
+            }
+            if next > last {
+                break;
+            }
+            at = next;
+        }
+        self.finish(p, &mut touched);
+        if mapped { Ok(touched.stale()) } else { Err(Failed::at(MapWhy::NotMapped, first)) }
+    }
+
+    /// Where `at` leads to, the size of the page that says so, and its rights.
+    #[inline]
+    pub(crate) fn translate<P: Platform>(&self, p: &P, at: Iova) -> Option<(Hpa, u64, Access)> {
+        let at = at.get();
+        if at > self.last {
+            return None;
+        }
+        let (entry, level) = self.tree.find(p, at);
+        match self.format.read(entry, level) {
+            Entry::Leaf { to, how, .. } => Some((to.checked_add(at & (size(level) - 1))?, size(level), how)),
+            Entry::Empty | Entry::Table(_) => None,
+        }
+    }
+
+    /// The ends of a range that is whole pages within the width.
+    #[inline(always)]
+    fn checked(&self, range: Range) -> Result<(u64, u64), Failed> {
+        let (first, last) = (range.first.get(), range.last.get());
+        if !range.is_aligned(PAGE) || first > last {
+            return Err(Failed::at(MapWhy::Alignment, first));
+        }
+        if last > self.last {
+            return Err(Failed::at(MapWhy::Width, first));
+        }
+        Ok((first, last))
+    }
+
+    /// Moves the cursor to the last table on the way to `at`.
+    #[inline(always)]
+    fn deepest<P: Platform>(&mut self, p: &P, at: u64) {
+        self.rise(p, at, 1);
+        while self.tree.level() > 1 && self.tree.down(p, slot(at, self.tree.level())) {}
+    }
+
+    /// Splits the pages that reach out of the range, until none does.
+    #[inline(always)]
+    fn cut_ends<P: Platform>(&mut self, p: &P, first: u64, last: u64, touched: &mut Touched) -> Result<(), MapError> {
+        self.deepest(p, first);
+        if self.tree.level() == 1 && (first ^ last) >> shift(2) == 0 {
+            return Ok(());
+        }
+        self.cut(p, first, first, touched)?;
+        self.deepest(p, last);
+        self.cut(p, last, last + 1, touched)
+    }
+
+    /// Splits the page that holds `at`, in the table at the cursor, until `edge` is between pages.
+    fn cut<P: Platform>(&mut self, p: &P, at: u64, edge: u64, touched: &mut Touched) -> Result<(), MapError> {
+        let format = self.format;
+        loop {
+            let level = self.tree.level();
+            if level == 1 || edge & (size(level) - 1) == 0 {
+                return Ok(());
+            }
+            let step = size(level - 1);
+            match self.tree.split(p, slot(at, level), |leaf| (format.split(leaf, level), step)) {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                Err(_) => return Err(MapError { why: MapWhy::OutOfFrames, at: Iova::at(at) }),
+            }
+            let page = at & !(size(level) - 1);
+            touched.add(page, page + (size(level) - 1));
+            touched.tables = true;
+            self.tree.down(p, slot(at, level));
+        }
+    }
+
+    /// Ends an operation that failed before it changed any mapping; pages may have been split.
+    #[cold]
+    fn failed<P: Platform>(&mut self, p: &P, error: MapError, mut touched: Touched) -> Failed {
+        self.finish(p, &mut touched);
+        Failed { error, stale: touched.stale() }
+    }
+
+    /// Empties the range, at whose ends pages end too.
+    #[inline(always)]
+    fn clear<P: Platform>(&mut self, p: &P, first: u64, last: u64, touched: &mut Touched) {
+        let unlinked = self.tree.unlinked();
+        let mut at = first;
+        loop {
+            self.cover(p, at, last, touched);
+            let level = self.tree.level();
+            let from = slot(at, level);
+            let whole = (((last - at) + 1) >> shift(level)).min(512 - from as u64);
+            let next = if at & (size(level) - 1) == 0 && whole != 0 {
+                let next = at + (whole << shift(level));
+                if self.tree.clear(p, from, whole as usize) != 0 {
+                    touched.add(at, next - 1);
+                }
+                next
+            } else {
+                // The range cuts this slot, and no table is below: it is empty.
+                (at & !(size(level) - 1)) + size(level)
+            };
+            if next > last {
+                break;
+            }
+            at = next;
+        }
+        touched.tables |= self.tree.unlinked() != unlinked;
+    }
+
+    /// Moves the cursor to the highest table of which the range from `at` on covers a slot, or where the way to `at` ends.
+    #[inline(always)]
+    fn cover<P: Platform>(&mut self, p: &P, at: u64, last: u64, touched: &mut Touched) {
+        let covers = |level: u8| at & (size(level) - 1) == 0 && last - at >= size(level) - 1;
+        loop {
+            let above = self.tree.level() + 1;
+            if (self.at ^ at) >> shift(above) == 0 && !(self.tree.level() < self.format.levels() && covers(above)) {
+                break;
+            }
+            if !self.leave(p, touched) {
+                break;
+            }
+        }
+        self.at = at;
+        while !covers(self.tree.level()) && self.tree.down(p, slot(at, self.tree.level())) {}
+    }
+
+    /// Moves the cursor up, and notes the addresses of a table that went because it was empty. `false` at the root.
+    #[inline(always)]
+    fn leave<P: Platform>(&mut self, p: &P, touched: &mut Touched) -> bool {
+        let span = size(self.tree.level()).wrapping_mul(512) - 1;
+        match self.tree.up(p) {
+            None => return false,
+            Some(false) => {}
+            Some(true) => {
+                touched.add(self.at & !span, self.at | span);
+                touched.tables = true;
+            }
+        }
+        true
+    }
+
+    /// Ends an operation: empty tables go, the rest is visible.
+    #[inline(always)]
+    fn finish<P: Platform>(&mut self, p: &P, touched: &mut Touched) {
+        while self.tree.is_empty() && self.leave(p, touched) {}
+        self.tree.commit(p);
+    }
+}
+
+impl Failed {
+    fn with_address(mut self, at: u64) -> Self {
+        self.error.at = Iova::at(at);
+        self
+    }
+}
