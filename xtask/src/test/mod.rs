@@ -1,0 +1,152 @@
+//! `cargo xtask test`: every check and test, and what came of them.
+
+mod checks;
+mod host;
+mod report;
+mod silencers;
+mod skips;
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+
+use crate::cli::TestArgs;
+use crate::filter;
+use crate::guest::{self, Bench, Tour};
+use crate::machines::{self, MACHINES, Machine};
+use crate::setup::sysroot;
+use checks::Check;
+use host::Suite;
+use report::Report;
+use skips::Allowed;
+
+/// The default size has to be done in this time.
+const TIME_LIMIT: Duration = Duration::from_secs(20 * 60);
+
+/// The machines and tours of `--quick`.
+const QUICK_MACHINES: &[&str] = &["legacy", "second-stage", "no-iommu"];
+const QUICK_TOURS: &[&str] = &["tour::legacy", "tour::no-iommu", "tour::promise-broken"];
+
+/// What is to be run, and how often.
+struct Plan<'a> {
+    filter: &'a str,
+    scale: u32,
+    machines: Vec<&'static Machine>,
+    tours: Vec<Tour>,
+    deadline: Option<Instant>,
+}
+
+impl<'a> Plan<'a> {
+    fn new(args: &'a TestArgs) -> Self {
+        let (scale, limit) = match (args.quick, args.long) {
+            (true, _) => (10, Some(TIME_LIMIT)),
+            (_, true) => (2000, None),
+            _ => (100, Some(TIME_LIMIT)),
+        };
+        let filter = args.filter.as_deref().unwrap_or_default();
+        let mut machines = args.machines.clone();
+        if machines.is_empty() {
+            machines.extend(MACHINES.iter().filter(|one| !args.quick || QUICK_MACHINES.contains(&one.name)));
+        }
+        let mut tours = guest::tours(&machines);
+        let few = args.quick && args.machines.is_empty();
+        tours.retain(|tour| tour.name.contains(filter) && (!few || QUICK_TOURS.contains(&tour.name.as_str())));
+        machines.retain(|machine| filter::behind(machine.name, filter).is_some());
+        Self { filter, scale, machines, tours, deadline: limit.map(|limit| Instant::now() + limit) }
+    }
+
+    fn checks<'b>(&'b self, checks: &'b [Check]) -> impl Iterator<Item = &'b Check> {
+        checks
+            .iter()
+            .filter(|check| check.name.contains(self.filter) && (check.name != "check::adopt" || checks::has_adopt()))
+    }
+
+    fn suites(&self) -> impl Iterator<Item = &'static Suite> {
+        let adopt = checks::has_adopt().then_some(&host::ADOPT);
+        host::SUITES.iter().chain(adopt).filter(|suite| suite.selected(self.filter))
+    }
+}
+
+pub fn run(args: &TestArgs) -> Result<ExitCode> {
+    let plan = Plan::new(args);
+    if args.list {
+        list(&plan)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let begun = Instant::now();
+    let allowed = Allowed::load()?;
+    let mut report = Report::default();
+    run_checks(&plan, checks::EARLY, &mut report);
+    for suite in plan.suites() {
+        report.group(suite.group, |report| suite.run(plan.filter, plan.scale, plan.deadline, report));
+    }
+    run_checks(&plan, checks::LATE, &mut report);
+    if !plan.machines.is_empty() || !plan.tours.is_empty() {
+        match report.group("set-up and kernel", |_| prepare(&plan)) {
+            Ok(bench) => run_guests(&plan, &bench, &mut report),
+            Err(error) => report.check("check::kernel", Duration::ZERO, Err(error)),
+        }
+    }
+    if args.deny_skips {
+        let answer = report.deny_skips(&allowed);
+        report.check("check::skips", Duration::ZERO, answer);
+    }
+    if plan.deadline.is_some_and(|deadline| Instant::now() > deadline) {
+        let minutes = TIME_LIMIT.as_secs() / 60;
+        let error = anyhow!("the run took more than {minutes} minutes; the time by group shows what to make cheaper");
+        report.check("check::time", begun.elapsed(), Err(error));
+    }
+    println!("{}", report.summary());
+    Ok(if report.count().failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn prepare(plan: &Plan<'_>) -> Result<Bench> {
+    Bench::prepare(&sysroot::ensure()?, plan.scale, plan.deadline)
+}
+
+fn run_checks(plan: &Plan<'_>, checks: &[Check], report: &mut Report) {
+    for check in plan.checks(checks) {
+        report.group(check.group, |report| {
+            let begun = Instant::now();
+            let answer = (check.work)();
+            report.check(check.name, begun.elapsed(), answer);
+        });
+    }
+}
+
+fn run_guests(plan: &Plan<'_>, bench: &Bench, report: &mut Report) {
+    println!("machines in QEMU {} ({})", bench.qemu.version, bench.qemu.origin);
+    for machine in &plan.machines {
+        report.group(&format!("machine {}", machine.name), |report| {
+            if let Err(error) = bench.run(machine, plan.filter, &mut |result| report.take(result)) {
+                report.check(&format!("{}::boot", machine.name), Duration::ZERO, Err(error));
+            }
+        });
+    }
+    for tour in &plan.tours {
+        report.group("tours", |report| match bench.tour(tour) {
+            Ok(result) => report.take(result),
+            Err(error) => report.check(&tour.name, Duration::ZERO, Err(error)),
+        });
+    }
+}
+
+fn list(plan: &Plan<'_>) -> Result<()> {
+    let checks = plan.checks(checks::EARLY).chain(plan.checks(checks::LATE));
+    let mut names: Vec<String> = checks.map(|check| check.name.to_owned()).collect();
+    for suite in plan.suites() {
+        names.extend(suite.list(plan.filter)?);
+    }
+    if !plan.machines.is_empty() {
+        let bench = prepare(plan)?;
+        for machine in &plan.machines {
+            let full = bench.list(machine)?.into_iter().map(|name| format!("{}::{name}", machine.name));
+            names.extend(full.filter(|name| name.contains(plan.filter)));
+        }
+    }
+    names.extend(plan.tours.iter().map(|tour| tour.name.clone()));
+    names.iter().for_each(|name| println!("{name}"));
+    println!("\n{} tests\n\n{}", names.len(), machines::listing());
+    Ok(())
+}
