@@ -33,4 +33,5 @@ pub use host::address::{DeviceId, Gpa, Hpa, INTERRUPT_RANGE, Iova, Nanos, PAGE, 
 pub use host::error::{Class, Error, ErrorKind, Field, MapError, MapWhy, Need, State, Step};
 pub use host::platform::{Event, Identity, Message, Mmio, Platform, PlatformError, Registers};
 pub use space::flush::Flushed;
+pub use space::iova::{IovaError, IovaSpace};
 pub use space::paging::{Access, PageSizes};
