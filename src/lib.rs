@@ -44,6 +44,7 @@ pub use host::error::{Class, Error, ErrorKind, Field, MapError, MapWhy, Need, St
 pub use host::platform::{Event, Identity, Message, Mmio, Platform, PlatformError, Registers};
 pub use space::domain::{Deferred, Domain, DomainSpec, Edit, FlushMode, NotFlushed, Pending, Strict, Unmapped};
 pub use space::flush::Flushed;
+pub use space::iova::{IovaError, IovaSpace};
 pub use space::paging::{Access, PageSizes};
 pub use unit::bring_up::{Skipped, TakeOver};
 pub use unit::config::Config;

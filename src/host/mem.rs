@@ -190,34 +190,40 @@ const COUNT_MASK: u64 = 0x1ff << COUNT;
 
 type Table = [AtomicU64; WORDS];
 
-/// A table on the cursor's path.
-#[derive(Clone, Copy)]
-struct Step {
-    table: NonNull<Table>,
-    /// Entries that are not zero. While the table is on the path this is the truth, not the entry above.
-    used: u16,
-    /// Its slot in the table above.
-    slot: u16,
-    /// Not visible yet: the entry above lacks the bits that make it present.
-    dark: bool,
-    /// The entry above says `used`.
-    counted: bool,
-    /// Slots among which dark tables wait to be lit, once their contents are known to have left the CPU's caches.
-    waits: (u16, u16),
+/// The bits of an address below those that select an entry in a table of this level (1: the smallest pages).
+pub(crate) const fn shift(level: u8) -> u32 {
+    3 + 9 * level as u32
 }
 
-impl Step {
-    #[inline(always)]
-    fn words(&self) -> &Table {
-        // SAFETY: every step stands for a frame that the tree owns (`Tree::new`, `Tree::enter`, or an entry that these
-        // linked); frames are zeroed, aligned, reached through atomics only, and freed by `FreedTables::release` alone,
-        // which gets them after the tree gave them up.
-        unsafe { self.table.as_ref() }
-    }
+/// The slot that an address selects in a table of this level.
+#[inline(always)]
+pub(crate) const fn slot(at: u64, level: u8) -> usize {
+    (at >> shift(level)) as usize % WORDS
 }
+
+/// The table of this level on the path is not visible yet: the entry that links it lacks `bits`.
+const fn dark(level: u8) -> u32 {
+    1 << (level & 7)
+}
+
+/// The table of this level on the path has no entry; the count in the entry that links it means nothing then.
+const fn empty(level: u8) -> u32 {
+    1 << (8 + (level & 7))
+}
+
+/// The table of this level on the path holds, among the slots `waits`, links of dark tables that the cursor has left. They
+/// are lit after one fence, when their contents have reached memory.
+const fn waiting(level: u8) -> u32 {
+    1 << (16 + (level & 7))
+}
+
+/// A unit reads the tables without snooping the CPU's caches.
+const INCOHERENT: u32 = 1 << 24;
+/// Lines were flushed, and no fence followed yet.
+const UNFENCED: u32 = 1 << 25;
 
 /// A radix tree of page tables: owns the root table and every table linked below it, and holds a cursor, the path of
-/// tables from the root to the one that the operations speak of.
+/// tables on the way to an address, so that the next walk begins where the last one ended.
 ///
 /// - A new table is *dark* until the cursor leaves it (or until `commit`): built first, then made visible by one store.
 /// - A table that the cursor leaves empty is unlinked. What is unlinked goes to a list with all that hangs below it, which
@@ -227,18 +233,19 @@ impl Step {
 ///
 /// All calls want the platform that the tree was made with. Dropping a tree leaks its tables.
 pub(crate) struct Tree<L> {
-    here: Step,
-    level: u8,
-    depth: u8,
-    coherent: bool,
-    unlit: bool,
-    unfenced: bool,
-    above: [Step; 4],
+    /// The tables on the path, by level, from `level` up to `levels`; the places below are of no meaning.
+    path: [NonNull<Table>; 8],
+    /// An address below all tables on the path: their slots in each other.
+    at: u64,
+    /// What a visible non-leaf entry carries beside address, mark and count.
     bits: u64,
-    root: NonNull<Table>,
+    level: u8,
+    levels: u8,
+    /// What is unusual: nothing, where an operation need not look further than its entries and their count.
+    flags: u32,
+    waits: [(u16, u16); 8],
     freed: FreedTables,
     unlinked: u64,
-    levels: u8,
     node: Option<u32>,
     links: PhantomData<fn() -> L>,
 }
@@ -249,7 +256,7 @@ unsafe impl<L> Send for Tree<L> {}
 unsafe impl<L> Sync for Tree<L> {}
 
 impl<L: Links> Tree<L> {
-    /// An empty tree of 1 to 5 levels. `bits` is what a visible non-leaf entry carries beside the address.
+    /// An empty tree of 2 to 5 levels. `bits` is what a visible non-leaf entry carries beside the address.
     pub(crate) fn new<P: Platform>(
         p: &P,
         levels: u8,
@@ -262,29 +269,48 @@ impl<L: Links> Tree<L> {
             p.flush(at, WORDS * 8);
             p.fence();
         }
-        let levels = levels.clamp(1, 5);
-        let here = Step { table: at.cast(), used: 0, slot: 0, dark: false, counted: true, waits: (0, 0) };
+        let levels = levels.clamp(2, 5);
         Ok(Tree {
-            here,
-            level: levels,
-            depth: 0,
-            coherent,
-            unlit: false,
-            unfenced: false,
-            above: [here; 4],
+            path: [at.cast(); 8],
+            at: 0,
             bits: bits & !(Hpa::of_entry(u64::MAX).get() | L::MARK | COUNT_MASK),
-            root: here.table,
+            level: levels,
+            levels,
+            flags: if coherent { 0 } else { INCOHERENT },
+            waits: [(0, 0); 8],
             freed: FreedTables::new(),
             unlinked: 0,
-            levels,
             node,
             links: PhantomData,
         })
     }
 
+    /// The table of a level from `level` up.
+    #[inline(always)]
+    fn table(&self, level: u8) -> &Table {
+        let [root, ..] = &self.path;
+        let table = self.path.get(usize::from(level & 7)).unwrap_or(root);
+        // SAFETY: `new`, `enter` and `down` put a table in its place before they move the cursor to its level: a frame that
+        // `new` or `enter` allocated, or one named by an entry with the mark, which `enter` and `split` alone write. A
+        // table on the path is unlinked only after the cursor has left it (`clear` unlinks tables below it). Frames are
+        // zeroed, aligned, reached through atomics, and freed only after they were unlinked.
+        unsafe { table.as_ref() }
+    }
+
+    #[inline(always)]
+    fn here(&self) -> &Table {
+        self.table(self.level)
+    }
+
+    /// The entry that links the table at the cursor; none for the root.
+    #[inline(always)]
+    fn link(&self, level: u8) -> Option<&AtomicU64> {
+        if level >= self.levels { None } else { self.table(level + 1).get(slot(self.at, level + 1)) }
+    }
+
     /// The physical address of the root table.
     pub(crate) fn root<P: Platform>(&self, p: &P) -> Hpa {
-        p.hpa(self.root.cast())
+        p.hpa(NonNull::from(self.table(self.levels)).cast())
     }
 
     /// The level of the table at the cursor: 1 for a table of the smallest pages, `levels` for the root.
@@ -293,10 +319,22 @@ impl<L: Links> Tree<L> {
         self.level
     }
 
-    /// Whether the table at the cursor has no entry.
+    /// The address that the cursor was moved to last.
+    #[inline(always)]
+    pub(crate) fn at(&self) -> u64 {
+        self.at
+    }
+
+    /// Whether the cursor stands in the table of smallest pages that both addresses lead to.
+    #[inline(always)]
+    pub(crate) fn holds(&self, first: u64, last: u64) -> bool {
+        self.level == 1 && ((self.at ^ first) | (self.at ^ last)) >> shift(2) == 0
+    }
+
+    /// Whether the table at the cursor, not the root, has no entry.
     #[inline(always)]
     pub(crate) fn is_empty(&self) -> bool {
-        self.here.used == 0
+        self.flags & empty(self.level) != 0
     }
 
     /// Tables unlinked so far (those that hung below one not counted).
@@ -305,191 +343,297 @@ impl<L: Links> Tree<L> {
         self.unlinked
     }
 
-    /// The entry in `slot` of the table at the cursor, as hardware sees it plus software's bits; 0 beyond the end.
-    #[inline(always)]
-    pub(crate) fn get(&self, slot: usize) -> u64 {
-        self.here.words().get(slot).map_or(0, |w| w.load(Ordering::Acquire))
-    }
-
-    /// The first slot from `slot` on whose entry is not zero.
-    pub(crate) fn first_used(&self, slot: usize) -> Option<usize> {
-        (slot..WORDS).find(|&i| self.get(i) != 0)
+    /// The first slot of the table at the cursor whose entry is not zero.
+    pub(crate) fn first_used(&self) -> Option<usize> {
+        self.here().iter().position(|w| w.load(Ordering::Relaxed) != 0)
     }
 
     /// The entry at which the walk of the address `at` ends, and its level. Leaves the cursor alone.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn find<P: Platform>(&self, p: &P, at: u64) -> (u64, u8) {
-        let mut step = Step { table: self.root, ..self.here };
+        let mut table = self.table(self.levels);
         let mut level = self.levels;
+        let mut shift = shift(level);
         loop {
-            let slot = (at >> (3 + 9 * u32::from(level))) as usize % WORDS;
-            let entry = step.words().get(slot).map_or(0, |w| w.load(Ordering::Acquire));
+            let entry = table.get((at >> shift) as usize % WORDS).map_or(0, |w| w.load(Ordering::Acquire));
             if entry & L::MARK == 0 || level == 1 {
                 return (entry, level);
             }
-            step.table = p.ptr(Hpa::of_entry(entry)).cast();
+            // SAFETY: an entry with the mark names a table of this tree, see `table`.
+            table = unsafe { p.ptr(Hpa::of_entry(entry)).cast().as_ref() };
             level -= 1;
+            shift -= 9;
         }
     }
 
-    /// Moves the cursor into the table that `slot` links; `false`, and nothing happens, where it links none.
+    /// Moves the cursor to the table of smallest pages that covers `at`, if there is one, with nothing to settle on the way.
+    /// `false` where that cannot be; the cursor may have moved.
     #[inline(always)]
-    pub(crate) fn down<P: Platform>(&mut self, p: &P, slot: usize) -> bool {
-        let entry = self.get(slot);
-        if entry & L::MARK == 0 {
+    pub(crate) fn reach<P: Platform>(&mut self, p: &P, at: u64) -> bool {
+        if self.flags != 0 {
             return false;
         }
-        self.push(Step {
-            // An entry with the mark was linked by `enter` or `split`: the address is that of a frame of the tree.
-            table: p.ptr(Hpa::of_entry(entry)).cast(),
-            used: ((entry & COUNT_MASK) >> COUNT) as u16 + 1,
-            slot: slot as u16,
-            dark: false,
-            counted: true,
-            waits: (0, 0),
-        });
+        let apart = self.at ^ at;
+        if self.level == 1 && apart >> shift(2) == 0 {
+            return true;
+        }
+        if self.level <= 2 && apart >> shift(3) == 0 {
+            // The next table but for its neighbours in the one above: the usual step of scattered pages.
+            let [_, first, second, ..] = &mut self.path;
+            // SAFETY: the table of level 2 is on the path; an entry with the mark names a table. See `table`.
+            let entry = unsafe { second.as_ref() }.get(slot(at, 2)).map_or(0, |w| w.load(Ordering::Acquire));
+            if entry & L::MARK != 0 {
+                *first = p.ptr(Hpa::of_entry(entry)).cast();
+                (self.level, self.at) = (1, at);
+                return true;
+            }
+        }
+        self.reach_far(p, at)
+    }
+
+    #[inline(never)]
+    fn reach_far<P: Platform>(&mut self, p: &P, at: u64) -> bool {
+        let mut level = self.level;
+        let mut bits = shift(level);
+        while level < self.levels && (self.at ^ at) >> (bits + 9) != 0 {
+            level += 1;
+            bits += 9;
+        }
+        let mut table = *self.path.get(usize::from(level & 7)).unwrap_or(&self.path[0]);
+        while level > 1 {
+            // SAFETY: on the path, or named by an entry with the mark; see `table`.
+            let w = unsafe { table.as_ref() }.get((at >> bits) as usize % WORDS);
+            let entry = w.map_or(0, |w| w.load(Ordering::Acquire));
+            if entry & L::MARK == 0 {
+                break;
+            }
+            level -= 1;
+            bits -= 9;
+            table = p.ptr(Hpa::of_entry(entry)).cast();
+            if let Some(place) = self.path.get_mut(usize::from(level & 7)) {
+                *place = table;
+            }
+        }
+        (self.level, self.at) = (level, at);
+        level == 1
+    }
+
+    /// Stores `value` in the empty slot of `at` where the cursor, as after `reach`, has nothing to do beside; else `false`.
+    #[inline(always)]
+    pub(crate) fn put(&mut self, at: u64, value: u64) -> bool {
+        if !(self.level == 1 && self.flags == 0) {
+            return false;
+        }
+        let [_, first, second, ..] = self.path;
+        // SAFETY: the tables of levels 1 and 2 are on the path, see `table`.
+        let (here, above) = unsafe { (first.as_ref(), second.as_ref()) };
+        let (Some(w), Some(link)) = (here.get(slot(at, 1)), above.get(slot(self.at, 2))) else { return false };
+        if w.load(Ordering::Relaxed) != 0 {
+            return false;
+        }
+        store(w, value & !L::MARK);
+        store(link, link.load(Ordering::Relaxed).wrapping_add(1 << COUNT));
+        true
+    }
+
+    /// Empties the used slot of `at`, likewise, where it is not the last one in use; else `false`.
+    #[inline(always)]
+    pub(crate) fn drop(&mut self, at: u64) -> bool {
+        if !(self.level == 1 && self.flags == 0) {
+            return false;
+        }
+        let [_, first, second, ..] = self.path;
+        // SAFETY: the tables of levels 1 and 2 are on the path, see `table`.
+        let (here, above) = unsafe { (first.as_ref(), second.as_ref()) };
+        let (Some(w), Some(link)) = (here.get(slot(at, 1)), above.get(slot(self.at, 2))) else { return false };
+        let entry = link.load(Ordering::Relaxed);
+        if w.load(Ordering::Relaxed) == 0 || entry & COUNT_MASK == 0 {
+            return false;
+        }
+        store(w, 0);
+        store(link, entry.wrapping_sub(1 << COUNT));
+        true
+    }
+
+    /// Moves the cursor up to a table of at least `level` that covers `at`.
+    #[inline(always)]
+    pub(crate) fn rise<P: Platform>(&mut self, p: &P, at: u64, level: u8) {
+        while (self.level < level || (self.at ^ at) >> shift(self.level + 1) != 0) && self.up(p).is_some() {}
+        self.at = at;
+    }
+
+    /// Has the cursor, at a table that covers `at`, go on towards `at`.
+    #[inline(always)]
+    pub(crate) fn aim(&mut self, at: u64) {
+        if (self.at ^ at) >> shift(self.level + 1) == 0 {
+            self.at = at;
+        }
+    }
+
+    /// Moves the cursor into the next table towards its address; `false`, and nothing happens, where none is linked.
+    #[inline(always)]
+    pub(crate) fn down<P: Platform>(&mut self, p: &P) -> bool {
+        let entry = self.here().get(slot(self.at, self.level)).map_or(0, |w| w.load(Ordering::Acquire));
+        // Entries of level 1 never have the mark.
+        if entry & L::MARK == 0 || self.level == 1 {
+            return false;
+        }
+        self.push(p.ptr(Hpa::of_entry(entry)).cast());
         true
     }
 
     #[inline(always)]
-    fn push(&mut self, step: Step) {
-        if let Some(above) = self.above.get_mut(usize::from(self.depth)) {
-            *above = core::mem::replace(&mut self.here, step);
-            self.depth += 1;
+    fn push(&mut self, table: NonNull<Table>) {
+        if let Some(place) = self.path.get_mut(usize::from((self.level - 1) & 7)) {
+            *place = table;
             self.level -= 1;
         }
     }
 
     /// As `down`, and makes the table where the slot is empty. `false` where a leaf stands there.
-    #[inline]
-    pub(crate) fn enter<P: Platform>(&mut self, p: &P, slot: usize) -> Result<bool, ErrorKind> {
-        if self.down(p, slot) {
-            return Ok(true);
-        }
-        match self.here.words().get(slot) {
+    #[inline(always)]
+    pub(crate) fn enter<P: Platform>(&mut self, p: &P) -> Result<bool, ErrorKind> {
+        if self.down(p) { Ok(true) } else { self.make(p) }
+    }
+
+    #[inline(never)]
+    fn make<P: Platform>(&mut self, p: &P) -> Result<bool, ErrorKind> {
+        match self.here().get(slot(self.at, self.level)) {
             Some(w) if self.level > 1 && w.load(Ordering::Acquire) == 0 => {
                 let at = p.alloc(0, self.node).ok_or(ErrorKind::OutOfFrames)?;
                 store(w, p.hpa(at).get() | L::MARK);
-                self.here.used += 1;
-                self.here.counted = false;
-                self.unlit = true;
-                let slot = slot as u16;
-                self.push(Step { table: at.cast(), used: 0, slot, dark: true, counted: false, waits: (0, 0) });
+                self.count(1);
+                self.push(at.cast());
+                self.flags |= dark(self.level) | empty(self.level);
                 Ok(true)
             }
             _ => Ok(false),
         }
     }
 
-    /// Moves the cursor to the table above, and settles the one it leaves: unlinked if empty, lit if dark, counted.
+    /// Counts `n` new entries in the table at the cursor.
+    #[inline(always)]
+    fn count(&mut self, n: usize) {
+        let Some(w) = self.link(self.level) else { return };
+        let entry = w.load(Ordering::Relaxed);
+        if !self.is_empty() {
+            store(w, entry.wrapping_add((n as u64) << COUNT));
+        } else {
+            store(w, entry & !COUNT_MASK | (n as u64 - 1) << COUNT);
+            self.flags &= !empty(self.level);
+        }
+    }
+
+    /// Counts `n` entries less.
+    #[inline(always)]
+    fn discount(&mut self, n: usize) {
+        let Some(w) = self.link(self.level) else { return };
+        let entry = w.load(Ordering::Relaxed);
+        if (entry & COUNT_MASK) >> COUNT < n as u64 {
+            self.flags |= empty(self.level);
+        } else {
+            store(w, entry.wrapping_sub((n as u64) << COUNT));
+        }
+    }
+
+    /// Moves the cursor to the table above, and settles the one it leaves: unlinked if empty, made visible if dark.
     /// Says whether a table was unlinked that hardware may know; `None`, and nothing happens, at the root.
     #[inline(always)]
     pub(crate) fn up<P: Platform>(&mut self, p: &P) -> Option<bool> {
-        let above = *self.above.get(usize::from(self.depth.checked_sub(1)?))?;
-        let left = core::mem::replace(&mut self.here, above);
-        self.depth -= 1;
+        if self.level >= self.levels {
+            return None;
+        }
+        if self.flags & (dark(self.level) | empty(self.level) | waiting(self.level)) != 0 {
+            return Some(self.settle(p));
+        }
         self.level += 1;
-        if left.used == 0 || left.dark || left.waits.1 != 0 {
-            self.settle(p, left);
-        } else if !left.counted {
-            self.link(left, 0);
-        }
-        Some(left.used == 0 && !left.dark)
-    }
-
-    /// Rewrites the entry of `child`, a table below the one at the cursor: its count, and `bits` beside those it has.
-    #[inline(always)]
-    fn link(&self, child: Step, bits: u64) {
-        if let Some(w) = self.here.words().get(usize::from(child.slot)) {
-            let count = u64::from(child.used.wrapping_sub(1)) << COUNT & COUNT_MASK;
-            store(w, w.load(Ordering::Relaxed) & !COUNT_MASK | count | bits);
-        }
+        Some(false)
     }
 
     /// The rarer part of `up`.
     #[inline(never)]
-    fn settle<P: Platform>(&mut self, p: &P, left: Step) {
-        let slot = usize::from(left.slot);
-        self.light(p, left);
-        if left.used == 0 {
-            if let Some(w) = self.here.words().get(slot) {
-                store(w, 0);
-            }
-            self.here.used -= 1;
-            self.here.counted = false;
-            if left.dark {
-                // SAFETY: from `enter`; it links nothing, never was visible, and neither path nor entry names it now.
-                unsafe { p.free(left.table.cast(), 0) }
+    fn settle<P: Platform>(&mut self, p: &P) -> bool {
+        let child = NonNull::from(self.here());
+        let (was_dark, was_empty) = (self.flags & dark(self.level) != 0, self.is_empty());
+        self.light(p);
+        self.flags &= !(dark(self.level) | empty(self.level));
+        self.level += 1;
+        let i = slot(self.at, self.level);
+        let Some(w) = self.here().get(i) else { return false };
+        if was_empty {
+            store(w, 0);
+            if was_dark {
+                // SAFETY: from `make`; it links nothing, was never visible, and neither path nor entry names it now.
+                unsafe { p.free(child.cast(), 0) }
             } else {
                 self.unlinked += 1;
-                self.freed.push(p, left.table, self.level - 1, L::MARK);
-                self.changed(p, slot, 1);
+                self.freed.push(p, child, self.level - 1, L::MARK);
+                self.changed(p, i, 1);
             }
-        } else if left.dark {
-            if !self.coherent {
-                p.flush(left.table.cast(), WORDS * 8);
-                self.unfenced = true;
-            }
-            if self.coherent || self.here.dark {
-                self.link(left, self.bits);
-                self.changed(p, slot, 1);
-            } else {
-                self.link(left, 0);
-                let (first, end) = self.here.waits;
-                let first = if end == 0 { left.slot } else { first.min(left.slot) };
-                self.here.waits = (first, end.max(left.slot + 1));
-            }
-        } else if !left.counted {
-            self.link(left, 0);
+            self.discount(1);
+            return !was_dark;
         }
+        if was_dark {
+            let coherent = self.flags & INCOHERENT == 0;
+            if !coherent {
+                p.flush(child.cast(), WORDS * 8);
+            }
+            if coherent || self.flags & dark(self.level) != 0 {
+                store(w, w.load(Ordering::Relaxed) | self.bits);
+            } else if let Some((first, end)) = self.waits.get_mut(usize::from(self.level & 7)) {
+                let fresh = self.flags & waiting(self.level) == 0;
+                *first = if fresh { i as u16 } else { (*first).min(i as u16) };
+                *end = if fresh { i as u16 + 1 } else { (*end).max(i as u16 + 1) };
+                self.flags |= waiting(self.level);
+            }
+        }
+        false
     }
 
-    /// Makes the tables visible that wait in `step` for their contents to have reached memory.
-    fn light<P: Platform>(&mut self, p: &P, step: Step) {
-        let (first, end) = (usize::from(step.waits.0), usize::from(step.waits.1));
-        if end == 0 {
+    /// Makes the tables visible that wait in the table at the cursor for their contents to have reached memory.
+    fn light<P: Platform>(&mut self, p: &P) {
+        if self.flags & waiting(self.level) == 0 {
             return;
         }
+        self.flags &= !waiting(self.level);
+        let (first, end) = self.waits.get(usize::from(self.level & 7)).copied().unwrap_or_default();
+        let (first, end) = (usize::from(first), usize::from(end));
         p.fence();
-        for w in step.words().get(first..end).unwrap_or_default() {
+        for w in self.here().get(first..end).unwrap_or_default() {
             let entry = w.load(Ordering::Relaxed);
             if entry & L::MARK != 0 && entry & self.bits == 0 {
                 store(w, entry | self.bits);
             }
         }
-        self.flush(p, step, first, end - first);
-    }
-
-    /// Has the lines of `n` entries of a table leave the caches.
-    #[inline(always)]
-    fn flush<P: Platform>(&mut self, p: &P, step: Step, first: usize, n: usize) {
-        if let Some(w) = step.words().get(first..first.saturating_add(n)).and_then(|run| run.first()) {
-            p.flush(NonNull::from(w).cast(), n * 8);
-            self.unfenced = true;
-        }
+        self.changed(p, first, end.saturating_sub(first));
     }
 
     /// Has what changed in the table at the cursor leave the caches, where that is needed and not done for all of it later.
     #[inline(always)]
     fn changed<P: Platform>(&mut self, p: &P, first: usize, n: usize) {
-        if !self.coherent && !self.here.dark {
-            self.flush(p, self.here, first, n);
+        if self.flags & INCOHERENT != 0 && self.flags & dark(self.level) == 0 {
+            if let Some(w) = self.here().get(first..first.saturating_add(n)).and_then(|run| run.first()) {
+                p.flush(NonNull::from(w).cast(), n * 8);
+                self.flags |= UNFENCED;
+            }
         }
     }
 
     /// Ends an operation: every table is visible, and memory holds what was stored.
     #[inline(always)]
     pub(crate) fn commit<P: Platform>(&mut self, p: &P) {
-        if self.unlit {
-            while self.up(p).is_some() {}
-            let root = self.here;
-            self.light(p, root);
-            self.here.waits = (0, 0);
-            self.unlit = false;
+        if self.flags & !INCOHERENT != 0 {
+            self.show(p);
         }
-        if self.unfenced {
+    }
+
+    #[inline(never)]
+    fn show<P: Platform>(&mut self, p: &P) {
+        while self.flags & !(INCOHERENT | UNFENCED) != 0 && self.up(p).is_some() {}
+        self.light(p);
+        if self.flags & UNFENCED != 0 {
             p.fence();
-            self.unfenced = false;
+            self.flags &= !UNFENCED;
         }
     }
 
@@ -503,9 +647,25 @@ impl<L: Links> Tree<L> {
         value: u64,
         step: u64,
     ) -> Result<(), usize> {
-        let here = self.here;
-        let Some(run) = here.words().get(first..first.saturating_add(n)) else { return Err(first) };
-        if here.used != 0 {
+        let value = value & !L::MARK;
+        match self.here().get(first) {
+            Some(w) if n == 1 => {
+                if w.load(Ordering::Relaxed) != 0 {
+                    return Err(first);
+                }
+                store(w, value);
+            }
+            _ => self.fill_run(first, n, value, step)?,
+        }
+        self.count(n);
+        self.changed(p, first, n);
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn fill_run(&self, first: usize, n: usize, value: u64, step: u64) -> Result<(), usize> {
+        let run = self.here().get(first..first.saturating_add(n)).filter(|run| !run.is_empty()).ok_or(first)?;
+        if !self.is_empty() {
             let taken = |w: &AtomicU64| w.load(Ordering::Relaxed) != 0;
             let any = |line: &[AtomicU64]| line.iter().fold(0, |or, w| or | w.load(Ordering::Relaxed)) != 0;
             let lines = run.chunks_exact(8);
@@ -513,41 +673,52 @@ impl<L: Links> Tree<L> {
                 return Err(first + run.iter().position(taken).unwrap_or(0));
             }
         }
-        store_run(run, value & !L::MARK, step);
-        self.here.used += n as u16;
-        self.here.counted = false;
-        self.changed(p, first, n);
+        store_run(run, value, step);
         Ok(())
     }
 
     /// Empties `n` slots, tables below them unlinked whole; says how many were in use.
     #[inline(always)]
     pub(crate) fn clear<P: Platform>(&mut self, p: &P, first: usize, n: usize) -> usize {
-        let here = self.here;
-        let Some(run) = here.words().get(first..first.saturating_add(n)) else { return 0 };
+        let found = match self.here().get(first) {
+            Some(w) if n == 1 && self.level == 1 => {
+                if w.load(Ordering::Relaxed) == 0 {
+                    return 0;
+                }
+                store(w, 0);
+                1
+            }
+            _ => self.clear_run(p, first, n),
+        };
+        if found != 0 {
+            self.discount(found);
+            self.changed(p, first, n);
+        }
+        found
+    }
+
+    #[inline(never)]
+    fn clear_run<P: Platform>(&mut self, p: &P, first: usize, n: usize) -> usize {
         let mut found = 0;
         if self.level == 1 {
-            for w in run {
+            for w in self.here().get(first..first.saturating_add(n)).unwrap_or_default() {
                 found += usize::from(w.load(Ordering::Relaxed) != 0);
                 store(w, 0);
             }
-        } else {
-            for w in run {
-                let entry = w.load(Ordering::Acquire);
-                if entry != 0 {
-                    store(w, 0);
-                    found += 1;
-                    if entry & L::MARK != 0 {
-                        self.unlinked += 1;
-                        self.freed.push(p, p.ptr(Hpa::of_entry(entry)).cast(), self.level - 1, L::MARK);
-                    }
-                }
-            }
+            return found;
         }
-        if found != 0 {
-            self.here.used -= found as u16;
-            self.here.counted = false;
-            self.changed(p, first, n);
+        for i in first..first.saturating_add(n).min(WORDS) {
+            let Some(w) = self.here().get(i) else { break };
+            let entry = w.load(Ordering::Acquire);
+            if entry == 0 {
+                continue;
+            }
+            store(w, 0);
+            found += 1;
+            if entry & L::MARK != 0 {
+                self.unlinked += 1;
+                self.freed.push(p, p.ptr(Hpa::of_entry(entry)).cast(), self.level - 1, L::MARK);
+            }
         }
         found
     }
@@ -563,9 +734,8 @@ impl<L: Links> Tree<L> {
         live: bool,
         change: impl Fn(u64) -> u64,
     ) -> (usize, usize, usize) {
-        let here = self.here;
         let (mut passed, mut used, mut changed) = (0, 0, 0);
-        for w in here.words().get(first..first.saturating_add(n)).unwrap_or_default() {
+        for w in self.here().get(first..first.saturating_add(n)).unwrap_or_default() {
             let old = w.load(Ordering::Acquire);
             if old & L::MARK != 0 {
                 break;
@@ -585,33 +755,29 @@ impl<L: Links> Tree<L> {
         (passed, used, changed)
     }
 
-    /// Replaces the leaf in `slot` by a table of leaves, in one store; `parts` gives their first value and step from
-    /// the leaf. `false`, and nothing happens, where no leaf stands there.
-    pub(crate) fn split<P: Platform>(
-        &mut self,
-        p: &P,
-        slot: usize,
-        parts: impl Fn(u64) -> (u64, u64),
-    ) -> Result<bool, ErrorKind> {
-        let here = self.here;
-        let Some(w) = here.words().get(slot) else { return Ok(false) };
+    /// Replaces the leaf at the cursor's address by a table of leaves, in one store; `parts` gives their first value and
+    /// step from the leaf. `false`, and nothing happens, where no leaf stands there.
+    pub(crate) fn split<P: Platform>(&mut self, p: &P, parts: impl Fn(u64) -> (u64, u64)) -> Result<bool, ErrorKind> {
+        let i = slot(self.at, self.level);
+        let Some(w) = self.here().get(i) else { return Ok(false) };
         let leaf = w.load(Ordering::Acquire);
         if self.level == 1 || leaf == 0 || leaf & L::MARK != 0 {
             return Ok(false);
         }
         let at = p.alloc(0, self.node).ok_or(ErrorKind::OutOfFrames)?;
-        let table = Step { table: at.cast(), ..here };
+        // SAFETY: a fresh frame, zeroed and aligned.
+        let table: &Table = unsafe { at.cast().as_ref() };
         let link = p.hpa(at).get() | L::MARK | COUNT_MASK | self.bits;
         replace(w, leaf, true, |leaf| {
             let (value, step) = parts(leaf);
-            store_run(table.words(), value & !L::MARK, step);
-            if !self.coherent {
+            store_run(table, value & !L::MARK, step);
+            if self.flags & INCOHERENT != 0 {
                 p.flush(at, WORDS * 8);
                 p.fence();
             }
             link
         });
-        self.changed(p, slot, 1);
+        self.changed(p, i, 1);
         Ok(true)
     }
 
@@ -622,7 +788,8 @@ impl<L: Links> Tree<L> {
 
     /// All tables, the root too; to be released once no entry points at the root and no cache holds a way to it.
     pub(crate) fn into_freed<P: Platform>(mut self, p: &P) -> FreedTables {
-        self.freed.push(p, self.root, self.levels, L::MARK);
+        let root = NonNull::from(self.table(self.levels));
+        self.freed.push(p, root, self.levels, L::MARK);
         self.freed
     }
 }

@@ -6,7 +6,7 @@
 use super::format::{Access, Entry, Format, PageSizes};
 use crate::host::address::{Hpa, INTERRUPT_RANGE, Iova, PAGE, Range};
 use crate::host::error::{ErrorKind, MapError, MapWhy};
-use crate::host::mem::{FreedTables, Tree};
+use crate::host::mem::{FreedTables, Tree, shift, slot};
 use crate::host::platform::Platform;
 
 /// What the addresses of a domain are bounded by, and how its tables are kept.
@@ -57,30 +57,28 @@ struct Touched {
 impl Touched {
     const NOTHING: Self = Touched { first: u64::MAX, last: 0, tables: false };
 
-    #[inline(always)]
     fn add(&mut self, first: u64, last: u64) {
         self.first = self.first.min(first);
         self.last = self.last.max(last);
     }
 
-    #[inline(always)]
     fn stale(&self) -> Option<Stale> {
         let range = Range::new(self.first, self.last)?;
         Some(Stale { range, leaf_only: !self.tables })
     }
 }
 
-const fn shift(level: u8) -> u32 {
-    3 + 9 * level as u32
+/// Bytes that an entry of a table of this level maps, less one.
+const fn span(level: u8) -> u64 {
+    (1 << shift(level)) - 1
 }
 
-/// Bytes that an entry of a table of this level maps.
-const fn size(level: u8) -> u64 {
-    1 << shift(level)
-}
-
-const fn slot(at: u64, level: u8) -> usize {
-    (at >> shift(level)) as usize % 512
+/// Whether the `rest` + 1 bytes from `at` on, which do not wrap, meet the interrupt addresses.
+#[inline(always)]
+const fn meets_interrupts(at: u64, rest: u64) -> bool {
+    let last = INTERRUPT_RANGE.last.get();
+    // at <= last, and at + rest >= first, in one comparison.
+    last.wrapping_sub(at) <= INTERRUPT_RANGE.len_minus_one().wrapping_add(rest)
 }
 
 /// The page tables of one address space.
@@ -88,8 +86,6 @@ const fn slot(at: u64, level: u8) -> usize {
 /// Each call wants the platform that `new` was given. Dropping it leaks the tables; see `into_freed`.
 pub(crate) struct Paging<F: Format> {
     tree: Tree<F>,
-    /// An address below every table on the tree's path.
-    at: u64,
     /// The last input address.
     last: u64,
     /// The last output address.
@@ -104,7 +100,6 @@ impl<F: Format> Paging<F> {
         let mask = |bits: u32| u64::MAX >> 64u32.saturating_sub(bits).min(63);
         Ok(Paging {
             tree: Tree::new(p, levels, format.table(), limits.coherent, limits.node)?,
-            at: 0,
             last: mask(u32::from(limits.input).min(shift(levels + 1))),
             last_out: mask(u32::from(limits.output).min(52)),
             format,
@@ -144,29 +139,61 @@ impl<F: Format> Paging<F> {
     /// `OutOfFrames`.
     #[inline]
     pub(crate) fn map<P: Platform>(&mut self, p: &P, iova: Iova, to: Hpa, len: u64, how: Access) -> Result<(), Failed> {
-        let (first, mut at, mut to, mut left) = (iova.get(), iova.get(), to.get(), len);
+        let (at, to, rest) = (iova.get(), to.get(), len.wrapping_sub(1));
         if (at | to | len) & (PAGE - 1) != 0 || len == 0 {
             return Err(Failed::at(MapWhy::Alignment, at));
         }
-        let (rest, room) = (len - 1, |from: u64, last: u64| last.checked_sub(from).is_some_and(|room| len - 1 <= room));
-        if !room(at, self.last) || !room(to, self.last_out) {
+        if at > self.last || rest > self.last - at || to > self.last_out || rest > self.last_out - to {
             return Err(Failed::at(MapWhy::Width, at));
         }
-        let meets = |from: u64| from <= INTERRUPT_RANGE.last.get() && from + rest >= INTERRUPT_RANGE.first.get();
-        if meets(at) || meets(to) {
+        if meets_interrupts(at, rest) || meets_interrupts(to, rest) {
             return Err(Failed::at(MapWhy::InterruptRange, at));
         }
+        let Some(value) = self.format.leaf(Hpa::of_entry(to), 1, how) else {
+            return Err(Failed::at(MapWhy::Access, at));
+        };
+        if len == PAGE && self.tree.reach(p, at) && self.tree.put(at, value) {
+            return Ok(());
+        }
+        self.map_on(p, at, to, len, how)
+    }
+
+    /// Moves the cursor to the table of `level` that covers `at`, and makes what is missing on the way.
+    #[inline(always)]
+    fn table_for<P: Platform>(&mut self, p: &P, at: u64, level: u8) -> Result<(), MapWhy> {
+        self.tree.rise(p, at, level);
+        while self.tree.level() > level {
+            match self.tree.enter(p) {
+                Ok(true) => {}
+                Ok(false) => return Err(MapWhy::Mapped),
+                Err(_) => return Err(MapWhy::OutOfFrames),
+            }
+        }
+        Ok(())
+    }
+
+    /// `map` of what is checked, in general.
+    #[inline(never)]
+    fn map_on<P: Platform>(
+        &mut self,
+        p: &P,
+        first: u64,
+        mut to: u64,
+        mut left: u64,
+        how: Access,
+    ) -> Result<(), Failed> {
+        let mut at = first;
         while left != 0 {
             let level = self.leaf_level(at | to, left);
-            let Some(value) = Hpa::new(to).and_then(|to| self.format.leaf(to, level, how)) else {
-                return Err(self.undo(p, first, at, MapWhy::Access));
+            let Some(value) = self.format.leaf(Hpa::of_entry(to), level, how) else {
+                return Err(self.undo(p, first, at, MapWhy::Access, at));
             };
             if let Err(why) = self.table_for(p, at, level) {
-                return Err(self.undo(p, first, at, why));
+                return Err(self.undo(p, first, at, why, at));
             }
             let from = slot(at, level);
             let n = (left >> shift(level)).min(512 - from as u64);
-            if let Err(i) = self.tree.fill(p, from, n as usize, value, size(level)) {
+            if let Err(i) = self.tree.fill(p, from, n as usize, value, span(level) + 1) {
                 return Err(self.conflict(p, first, at, level, i));
             }
             let bytes = n << shift(level);
@@ -179,7 +206,7 @@ impl<F: Format> Paging<F> {
     /// The level of the largest leaf for `left` bytes where input and output address together have the bits `both`.
     #[inline(always)]
     fn leaf_level(&self, both: u64, left: u64) -> u8 {
-        let fits = |level: u8| both & (size(level) - 1) == 0 && left >= size(level);
+        let fits = |level: u8| both & span(level) == 0 && left > span(level);
         if !fits(2) {
             1
         } else if self.format.sizes().contains(PageSizes::SIZE_1G) && fits(3) {
@@ -191,55 +218,28 @@ impl<F: Format> Paging<F> {
         }
     }
 
-    /// Moves the cursor up to a table of at least `level` that covers `at`.
-    #[inline(always)]
-    fn rise<P: Platform>(&mut self, p: &P, at: u64, level: u8) {
-        while self.tree.level() < level || (self.at ^ at) >> shift(self.tree.level() + 1) != 0 {
-            if self.tree.up(p).is_none() {
-                break;
-            }
-        }
-        self.at = at;
-    }
-
-    /// Moves the cursor to the table of `level` that covers `at`, and makes what is missing on the way.
-    #[inline(always)]
-    fn table_for<P: Platform>(&mut self, p: &P, at: u64, level: u8) -> Result<(), MapWhy> {
-        self.rise(p, at, level);
-        while self.tree.level() > level {
-            match self.tree.enter(p, slot(at, self.tree.level())) {
-                Ok(true) => {}
-                Ok(false) => return Err(MapWhy::Mapped),
-                Err(_) => return Err(MapWhy::OutOfFrames),
-            }
-        }
-        Ok(())
-    }
-
-    /// Undoes a `map` that found slot `i` of the table at the cursor taken, on its way at `at`.
+    /// Undoes a `map` from `first` on that, on its way at `at`, found slot `i` of the table at the cursor taken.
     #[cold]
     fn conflict<P: Platform>(&mut self, p: &P, first: u64, at: u64, level: u8, i: usize) -> Failed {
-        let mut found = (at & !(size(level + 1) - 1)) + ((i as u64) << shift(level));
-        let mut i = i;
+        let mut found = (at & !span(level + 1)) + ((i as u64) << shift(level));
+        self.tree.aim(found);
         // A table has at least one entry, so the walk ends at a leaf.
-        while self.tree.down(p, i) {
-            let Some(next) = self.tree.first_used(0) else { break };
-            i = next;
-            found += (i as u64) << shift(self.tree.level());
+        while self.tree.down(p) {
+            found += (self.tree.first_used().unwrap_or(0) as u64) << shift(self.tree.level());
+            self.tree.aim(found);
         }
-        self.at = found;
-        self.undo(p, first, at, MapWhy::Mapped).with_address(found)
+        self.undo(p, first, at, MapWhy::Mapped, found)
     }
 
     /// Takes back what a `map` did from `first` up to `at`.
     #[cold]
-    fn undo<P: Platform>(&mut self, p: &P, first: u64, at: u64, why: MapWhy) -> Failed {
+    fn undo<P: Platform>(&mut self, p: &P, first: u64, at: u64, why: MapWhy, found: u64) -> Failed {
         let mut touched = Touched::NOTHING;
         if at > first {
             self.clear(p, first, at - 1, &mut touched);
         }
         self.finish(p, &mut touched);
-        Failed { error: MapError { why, at: Iova::at(at) }, stale: touched.stale() }
+        Failed { error: MapError { why, at: Iova::at(found) }, stale: touched.stale() }
     }
 
     /// Unmaps what is mapped in `range`, large pages cut at its ends; holes are passed over. Nothing is unmapped on error.
@@ -249,11 +249,27 @@ impl<F: Format> Paging<F> {
     #[inline]
     pub(crate) fn unmap<P: Platform>(&mut self, p: &P, range: Range) -> Result<Stale, Failed> {
         let (first, last) = self.checked(range)?;
-        let mut touched = Touched::NOTHING;
-        if let Err(e) = self.cut_ends(p, first, last, &mut touched) {
-            return Err(self.failed(p, e, touched));
+        if last - first == PAGE - 1 && self.tree.reach(p, first) && self.tree.drop(first) {
+            return Ok(Stale { range, leaf_only: true });
         }
-        self.clear(p, first, last, &mut touched);
+        self.unmap_on(p, first, last)
+    }
+
+    /// `unmap` of what is checked, in general.
+    #[inline(never)]
+    fn unmap_on<P: Platform>(&mut self, p: &P, first: u64, last: u64) -> Result<Stale, Failed> {
+        let mut touched = Touched::NOTHING;
+        self.deepest(p, first);
+        if self.tree.holds(first, last) {
+            if self.tree.clear(p, slot(first, 1), slot(last, 1) - slot(first, 1) + 1) != 0 {
+                touched.add(first, last);
+            }
+        } else {
+            if let Err(e) = self.cut_ends(p, first, last, &mut touched) {
+                return Err(self.failed(p, e, touched));
+            }
+            self.clear(p, first, last, &mut touched);
+        }
         self.finish(p, &mut touched);
         touched.stale().ok_or(Failed::at(MapWhy::NotMapped, first))
     }
@@ -266,7 +282,7 @@ impl<F: Format> Paging<F> {
     pub(crate) fn protect<P: Platform>(&mut self, p: &P, range: Range, how: Access) -> Result<Option<Stale>, Failed> {
         let (first, last) = self.checked(range)?;
         let format = self.format;
-        if Hpa::new(0).and_then(|to| format.leaf(to, 1, how)).is_none() {
+        if format.leaf(Hpa::of_entry(0), 1, how).is_none() {
             return Err(Failed::at(MapWhy::Access, first));
         }
         let mut touched = Touched::NOTHING;
@@ -282,10 +298,10 @@ impl<F: Format> Paging<F> {
             let n = ((last - at) >> shift(level)).min(511 - from as u64) as usize + 1;
             let (passed, used, changed) =
                 self.tree.update(p, from, n, format.live(), |leaf| format.protect(leaf, how).unwrap_or(leaf));
-            let next = (at & !(size(level) - 1)) + ((passed as u64) << shift(level));
+            let next = (at & !span(level)) + ((passed as u64) << shift(level));
             mapped |= used != 0;
             if changed != 0 {
-                touched.add(at & !(size(level) - 1), next - 1);
+                touched.add(at & !span(level), next - 1);
             }
             if next > last {
                 break;
@@ -305,7 +321,9 @@ impl<F: Format> Paging<F> {
         }
         let (entry, level) = self.tree.find(p, at);
         match self.format.read(entry, level) {
-            Entry::Leaf { to, how, .. } => Some((to.checked_add(at & (size(level) - 1))?, size(level), how)),
+            Entry::Leaf { to, how, .. } => {
+                Some((Hpa::of_entry(to.get()).checked_add(at & span(level))?, span(level) + 1, how))
+            }
             Entry::Empty | Entry::Table(_) => None,
         }
     }
@@ -326,40 +344,36 @@ impl<F: Format> Paging<F> {
     /// Moves the cursor to the last table on the way to `at`.
     #[inline(always)]
     fn deepest<P: Platform>(&mut self, p: &P, at: u64) {
-        self.rise(p, at, 1);
-        while self.tree.level() > 1 && self.tree.down(p, slot(at, self.tree.level())) {}
+        self.tree.rise(p, at, 1);
+        while self.tree.down(p) {}
     }
 
     /// Splits the pages that reach out of the range, until none does.
     #[inline(always)]
     fn cut_ends<P: Platform>(&mut self, p: &P, first: u64, last: u64, touched: &mut Touched) -> Result<(), MapError> {
         self.deepest(p, first);
-        if self.tree.level() == 1 && (first ^ last) >> shift(2) == 0 {
-            return Ok(());
-        }
         self.cut(p, first, first, touched)?;
         self.deepest(p, last);
         self.cut(p, last, last + 1, touched)
     }
 
     /// Splits the page that holds `at`, in the table at the cursor, until `edge` is between pages.
+    #[inline(always)]
     fn cut<P: Platform>(&mut self, p: &P, at: u64, edge: u64, touched: &mut Touched) -> Result<(), MapError> {
         let format = self.format;
         loop {
             let level = self.tree.level();
-            if level == 1 || edge & (size(level) - 1) == 0 {
+            if level == 1 || edge & span(level) == 0 {
                 return Ok(());
             }
-            let step = size(level - 1);
-            match self.tree.split(p, slot(at, level), |leaf| (format.split(leaf, level), step)) {
+            match self.tree.split(p, |leaf| (format.split(leaf, level), span(level - 1) + 1)) {
                 Ok(true) => {}
                 Ok(false) => return Ok(()),
                 Err(_) => return Err(MapError { why: MapWhy::OutOfFrames, at: Iova::at(at) }),
             }
-            let page = at & !(size(level) - 1);
-            touched.add(page, page + (size(level) - 1));
+            touched.add(at & !span(level), at | span(level));
             touched.tables = true;
-            self.tree.down(p, slot(at, level));
+            self.tree.down(p);
         }
     }
 
@@ -371,7 +385,6 @@ impl<F: Format> Paging<F> {
     }
 
     /// Empties the range, at whose ends pages end too.
-    #[inline(always)]
     fn clear<P: Platform>(&mut self, p: &P, first: u64, last: u64, touched: &mut Touched) {
         let unlinked = self.tree.unlinked();
         let mut at = first;
@@ -380,7 +393,7 @@ impl<F: Format> Paging<F> {
             let level = self.tree.level();
             let from = slot(at, level);
             let whole = (((last - at) + 1) >> shift(level)).min(512 - from as u64);
-            let next = if at & (size(level) - 1) == 0 && whole != 0 {
+            let next = if at & span(level) == 0 && whole != 0 {
                 let next = at + (whole << shift(level));
                 if self.tree.clear(p, from, whole as usize) != 0 {
                     touched.add(at, next - 1);
@@ -388,7 +401,7 @@ impl<F: Format> Paging<F> {
                 next
             } else {
                 // The range cuts this slot, and no table is below: it is empty.
-                (at & !(size(level) - 1)) + size(level)
+                (at | span(level)) + 1
             };
             if next > last {
                 break;
@@ -399,31 +412,28 @@ impl<F: Format> Paging<F> {
     }
 
     /// Moves the cursor to the highest table of which the range from `at` on covers a slot, or where the way to `at` ends.
-    #[inline(always)]
     fn cover<P: Platform>(&mut self, p: &P, at: u64, last: u64, touched: &mut Touched) {
-        let covers = |level: u8| at & (size(level) - 1) == 0 && last - at >= size(level) - 1;
+        let covers = |level: u8| at & span(level) == 0 && last - at >= span(level);
         loop {
             let above = self.tree.level() + 1;
-            if (self.at ^ at) >> shift(above) == 0 && !(self.tree.level() < self.format.levels() && covers(above)) {
-                break;
-            }
-            if !self.leave(p, touched) {
+            let here = (self.tree.at() ^ at) >> shift(above) == 0;
+            if here && !(above <= self.format.levels() && covers(above)) || !self.leave(p, touched) {
                 break;
             }
         }
-        self.at = at;
-        while !covers(self.tree.level()) && self.tree.down(p, slot(at, self.tree.level())) {}
+        self.tree.aim(at);
+        while !covers(self.tree.level()) && self.tree.down(p) {}
     }
 
     /// Moves the cursor up, and notes the addresses of a table that went because it was empty. `false` at the root.
     #[inline(always)]
     fn leave<P: Platform>(&mut self, p: &P, touched: &mut Touched) -> bool {
-        let span = size(self.tree.level()).wrapping_mul(512) - 1;
+        let (at, span) = (self.tree.at(), span(self.tree.level() + 1));
         match self.tree.up(p) {
             None => return false,
             Some(false) => {}
             Some(true) => {
-                touched.add(self.at & !span, self.at | span);
+                touched.add(at & !span, at | span);
                 touched.tables = true;
             }
         }
@@ -435,12 +445,5 @@ impl<F: Format> Paging<F> {
     fn finish<P: Platform>(&mut self, p: &P, touched: &mut Touched) {
         while self.tree.is_empty() && self.leave(p, touched) {}
         self.tree.commit(p);
-    }
-}
-
-impl Failed {
-    fn with_address(mut self, at: u64) -> Self {
-        self.error.at = Iova::at(at);
-        self
     }
 }
