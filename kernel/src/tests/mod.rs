@@ -3,4 +3,5 @@
 mod cpu;
 mod memory;
 mod pci;
+mod raw;
 mod time;
