@@ -6,11 +6,13 @@ use super::frame::Frame;
 use super::reasons::NO_WRITE;
 use super::rig::{DOMAIN, Rig};
 use super::space::Space;
+use super::unit::RawUnit;
 use crate::testing::Failure;
 use crate::{check, check_eq, skip, test};
 use alloc::vec::Vec;
+use vtd::hw::faults::Access;
 use vtd::hw::invalidation::{Ccmd, Drain, FunctionMask, Iotlb, IotlbScope, Iva};
-use vtd::hw::pages::WRITE;
+use vtd::hw::pages::{WRITE, size};
 use vtd::hw::tables::ContextEntry;
 
 /// A rig whose page has just been led to another frame while its old translation was cached. Skips the test where the
@@ -42,7 +44,7 @@ pub fn other_tables() -> Result<(Rig, Frame, Space), Failure> {
 
 /// A frame in another page of `level`, at the same offset.
 fn twin(rig: &Rig, level: u8) -> Result<Frame, Failure> {
-    let offset = |f: &Frame| f.address() & (vtd::hw::pages::size(level) - 1);
+    let offset = |f: &Frame| f.address() & (size(level) - 1);
     let mut rest = Vec::new();
     loop {
         let f = Frame::new()?;
@@ -80,7 +82,7 @@ test! {
 
     /// 2^MAMV pages at once and no more.
     fn iotlb_forgets_a_range() {
-        let cap = { super::unit::RawUnit::open()?.capabilities.cap };
+        let cap = RawUnit::open()?.capabilities.cap;
         if !cap.psi() {
             skip!("the unit invalidates no single pages");
         }
@@ -118,8 +120,7 @@ test! {
         let page = Iva::new(rig.iova, 0, true);
         rig.unit.invalidate_iotlb(Iotlb::page(DOMAIN, Drain::BOTH), Some(page))?;
         rig.stopped_cached("invalidated")?;
-        let (source, access) = (rig.writer.source, vtd::hw::faults::Access::Write);
-        rig.unit.expect_fault("invalidated", source, rig.iova, access, NO_WRITE)?;
+        rig.unit.expect_fault("invalidated", rig.writer.source, rig.iova, Access::Write, NO_WRITE)?;
     }
 
     /// What was absent is found at once where the unit does not cache that, else when it is invalidated.

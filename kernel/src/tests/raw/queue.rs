@@ -7,6 +7,7 @@ use super::ring::Ring;
 use super::unit::RawUnit;
 use super::vector::Vector;
 use crate::testing::{Failure, Outcome};
+use crate::time::wait_until;
 use crate::{check, check_eq, test};
 use alloc::vec::Vec;
 use vtd::hw::descriptors::{Descriptor, WaitFlags};
@@ -53,7 +54,7 @@ fn stops_at(unit: &RawUnit, ring: &mut Ring<'_>, what: &str, d: Descriptor) -> O
     let wait = ring.next_wait(WaitFlags::empty());
     ring.push(wait);
     ring.ring();
-    let stopped = crate::time::wait_until(Nanos::millis(2000), || unit.fsts().contains(Fsts::IQE));
+    let stopped = wait_until(Nanos::millis(2000), || unit.fsts().contains(Fsts::IQE));
     check!(stopped, "{what}: taken");
     check_eq!(unit.fsts(), Fsts::IQE, "{what}");
     check_eq!(ring.head(), at, "{what}: the head");

@@ -76,7 +76,7 @@ test! {
         }
     }
 
-    /// What the specification does not qualify is recorded in spite of the flag: there is no entry that could hold it.
+    /// Without a context entry there is no flag: recorded.
     fn absent_root_entry_is_always_recorded() {
         let mut rig = Rig::new()?;
         let quiet = rig.context().with_fpd(true);
@@ -84,8 +84,8 @@ test! {
         rig.root_refused("an absent root entry", RootEntry::ABSENT, ROOT_ABSENT)?;
     }
 
-    /// A second fault of the source whose record is pending is dropped or gets a record of its own, by the unit's choice;
-    /// either way nothing counts as lost for want of a record while there is one.
+    /// A second fault of the source whose record is pending is dropped, or gets a record of its own where there is one:
+    /// it does not count as lost.
     fn same_source_does_not_overflow() {
         let (rig, _) = two_sources()?;
         fault(&rig)?;
@@ -100,7 +100,7 @@ test! {
         rig.refused("recorded again", NO_WRITE)?;
     }
 
-    /// Without a free record a fault of another source is lost, which PFO says; until it is cleared nothing is recorded.
+    /// Without a free record a fault of another source is lost, as PFO says. Until that is cleared nothing is recorded.
     fn other_source_overflows() {
         let (rig, other) = two_sources()?;
         if rig.unit.capabilities.cap.nfr() > 1 {

@@ -33,7 +33,7 @@ pub fn iova_within(width: AddressWidth) -> u64 {
 /// An address where there is neither memory nor a device.
 pub const NOWHERE: u64 = 0x20_0000_0000;
 
-/// The source id of the requests of `d`: that of the bridge which takes them over from a conventional bus, where one does.
+/// The source id of the requests of `d`: on a conventional bus that of the bridge, which takes them over.
 pub fn source_of(d: DeviceId) -> u16 {
     let led = pci::all().iter().find(|f| f.bridge.is_some_and(|b| b.secondary == d.source.bus()));
     match led.map(|f| (f, f.express_type())) {

@@ -1,23 +1,23 @@
 //! Tables that work: widths, page sizes, rights, pass-through, the root table's change.
 
 use super::frame::Frame;
-use super::rig::{BEFORE, DOMAIN, Rig, Writer, iova_within};
+use super::rig::{BEFORE, DOMAIN, Rig, Writer, iova_within, source_of};
 use super::space::Space;
 use super::unit::RawUnit;
 use crate::devices::edu::Edu;
 use crate::devices::testdev::Verdict;
-use crate::tests::raw::rig::source_of;
+use crate::testing::Failure;
 use crate::{check, check_eq, skip, test};
 use alloc::format;
 use alloc::vec::Vec;
 use vtd::hw::capabilities::AddressWidth;
 use vtd::hw::pages::{self, PAGE_SIZE, READ, WRITE, size};
 use vtd::hw::registers::{Gcmd, RootPointer, TableMode, at};
-use vtd::hw::tables::{ContextEntry, RootEntry};
+use vtd::hw::tables::{ContextEntry, RootEntry, context_index, root_index};
 use vtd::{DeviceId, Registers};
 
 /// The widths that the unit takes, and the levels of the pages that it has.
-fn shapes() -> Result<Vec<(AddressWidth, u8)>, crate::testing::Failure> {
+fn shapes() -> Result<Vec<(AddressWidth, u8)>, Failure> {
     let cap = RawUnit::open()?.capabilities.cap;
     let levels = [(1, true), (2, cap.pages_2m()), (3, cap.pages_1g())];
     let levels = || levels.into_iter().filter(|l| l.1).map(|l| l.0);
@@ -52,9 +52,8 @@ test! {
         let mut rig = Rig::new()?;
         if rig.space.width == AddressWidth::Bits48 && rig.unit.capabilities.cap.supports(AddressWidth::Bits39) {
             let lower = rig.space.get(rig.iova, 4) & pages::ADDRESS;
-            rig.unit.set_context(
-                rig.writer.source, ContextEntry::second_stage(lower, AddressWidth::Bits39, DOMAIN)
-            )?;
+            let entry = ContextEntry::second_stage(lower, AddressWidth::Bits39, DOMAIN);
+            rig.unit.set_context(rig.writer.source, entry)?;
             rig.iova &= (1 << 39) - 1;
             rig.arrives("by three levels")?;
         } else {
@@ -138,10 +137,10 @@ test! {
         let contexts = Frame::new()?;
         let source = rig.writer.source;
         let entry = ContextEntry::second_stage(space.top(), space.width, DOMAIN + 1);
-        let i = vtd::hw::tables::context_index(source) * 2;
+        let i = context_index(source) * 2;
         contexts.set(i, entry.lo);
         contexts.set(i + 1, entry.hi);
-        root.set(vtd::hw::tables::root_index(source) * 2, RootEntry::legacy(contexts.address()).lo);
+        root.set(root_index(source) * 2, RootEntry::legacy(contexts.address()).lo);
 
         rig.unit.registers.write64(at::RTADDR, RootPointer::new(root.address(), TableMode::Legacy).0);
         rig.unit.invalidate_all()?;

@@ -6,6 +6,7 @@ use super::{
 use crate::devices::edu::Edu;
 use crate::tests::raw::frame::Frame;
 use crate::tests::raw::rig::{BEFORE, NOWHERE, Rig, source_of};
+use crate::tests::raw::unit::RawUnit;
 use crate::{check, check_eq, skip, test};
 use alloc::format;
 use vtd::hw::capabilities::AddressWidth;
@@ -21,7 +22,7 @@ test! {
     /// Beyond the tables' width, beyond the unit's.
     fn address_beyond_the_width() {
         for width in AddressWidth::ALL {
-            if !super::super::unit::RawUnit::open()?.capabilities.cap.supports(width) {
+            if !RawUnit::open()?.capabilities.cap.supports(width) {
                 continue;
             }
             let mut rig = Rig::with(|_| Some(width), 1)?;
@@ -139,7 +140,7 @@ test! {
 
     /// Forced snooping where the unit does not offer it. Scalable units take the bit in legacy tables too, as theirs.
     fn snooping_where_there_is_none() {
-        let ecap = super::super::unit::RawUnit::open()?.capabilities.ecap;
+        let ecap = RawUnit::open()?.capabilities.ecap;
         for level in 1..=3 {
             let mut rig = Rig::with(|u| u.capabilities.cap.widest(), level)?;
             let what = format!("a leaf of level {level}");
@@ -147,6 +148,9 @@ test! {
                 rig.entry_passes(&what, level, |e| e | SNOOP)?;
             } else {
                 rig.entry_refused(&what, level, |e| e | SNOOP, PAGES_RESERVED)?;
+                if level < rig.space.levels() {
+                    rig.entry_refused("a table", level + 1, |e| e | SNOOP, PAGES_RESERVED)?;
+                }
             }
         }
     }
