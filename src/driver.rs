@@ -313,7 +313,8 @@ impl<P: Platform> Vtd<P> {
         for g in 0..core.up.get().map_or(0, Registry::len) {
             Group::unclaimed(&self.0, g)?.attach(Target::Blocked)?;
         }
-        drop(core.one_to_one.lock(core.platform()).take());
+        let stand_in = core.one_to_one.lock(core.platform()).take();
+        drop(stand_in);
         for unit in core.units() {
             unit.stop(core.host())?;
         }
@@ -376,12 +377,13 @@ impl<P: Platform> Vtd<P> {
                 let id = DeviceId { segment: unit.segment, source: crate::host::address::SourceId(record.source()) };
                 left -= usize::from(self.deliver(registry, unit.id, id, record, round));
             }
-            let lost = unit.faults().take_lost(core.host());
-            if lost != 0
-                && let Some(h) = self.rest_handler()
-            {
-                h.lost(lost);
-                left = left.saturating_sub(1);
+            // Without anybody to tell, the count is kept until somebody asks to hear.
+            if let Some(h) = self.rest_handler() {
+                let lost = unit.faults().take_lost(core.host());
+                if lost != 0 {
+                    h.lost(lost);
+                    left = left.saturating_sub(1);
+                }
             }
         }
         self.deliver_lost(registry, left)

@@ -137,13 +137,20 @@ struct State {
     /// A unit that caches absent entries is among the tags: mapping needs a flush too.
     flush_maps: bool,
     owed: Vec<Owed>,
-    /// Table pages of flushes that were given up.
-    freed: FreedTables,
-    /// The next flush has to reach the paging-structure caches for the sake of `freed`.
+    /// The operation under way changed more than leaf entries.
     tables_changed: bool,
+    /// What dropped `Unmapped`s owned. Goes to the flush that takes their ranges over, in one step with these: a flush
+    /// that completes without them proves nothing for it.
+    left: Left,
     next_ticket: u64,
     /// Firmware's regions mapped one to one for attached devices, with the number of attachments.
     firmware: Vec<(Range, u32)>,
+}
+
+/// Table pages whose flush was given up.
+struct Left {
+    freed: FreedTables,
+    tables_changed: bool,
 }
 
 /// A unit that may cache the domain's translations.
@@ -184,8 +191,8 @@ impl<P: Platform> Space<P> {
             tags: Vec::new(),
             flush_maps: false,
             owed: Vec::new(),
-            freed: FreedTables::new(),
             tables_changed: false,
+            left: Left { freed: FreedTables::new(), tables_changed: false },
             next_ticket: NOBODY + 1,
             firmware: Vec::new(),
         };
@@ -252,10 +259,19 @@ impl<P: Platform> Space<P> {
         s.firmware.try_reserve(1).map_err(|_| ErrorKind::OutOfMemory)?;
         let Some(to) = Hpa::new(r.first.get()) else { return Err(ErrorKind::Invalid(Field::Address)) };
         let len = r.len_minus_one().checked_add(1).ok_or(ErrorKind::Invalid(Field::Address))?;
-        match s.map(p, r.first, to, len, Access::READ | Access::WRITE, NOBODY) {
+        let ticket = s.ticket();
+        match s.map(p, r.first, to, len, Access::READ | Access::WRITE, ticket) {
+            // Other devices of the domain may have cached that the region is absent; this one is not attached yet, and
+            // what it caches from now on is true.
             Ok(_) => grow::push(&mut s.firmware, (r, 1)),
-            Err(MapError { why: MapWhy::OutOfFrames, .. }) => Err(ErrorKind::OutOfFrames),
-            Err(_) => Err(ErrorKind::Invalid(Field::ReservedRegion)),
+            Err(e) => {
+                self.take_back(s, ticket);
+                Err(match e.why {
+                    MapWhy::OutOfFrames => ErrorKind::OutOfFrames,
+                    MapWhy::OutOfMemory => ErrorKind::OutOfMemory,
+                    _ => ErrorKind::Invalid(Field::ReservedRegion),
+                })
+            }
         }
     }
 
@@ -434,23 +450,21 @@ impl State {
 
     /// What the tables gave up, and whether more than leaves changed.
     fn take_freed(&mut self) -> (FreedTables, bool) {
-        let mut freed = self.tables.as_mut().map_or(FreedTables::new(), Paging::take_freed);
-        freed.append(core::mem::replace(&mut self.freed, FreedTables::new()));
+        let freed = self.tables.as_mut().map_or(FreedTables::new(), Paging::take_freed);
         (freed, core::mem::take(&mut self.tables_changed))
     }
 }
 
 impl<P: Platform> Drop for Space<P> {
     fn drop(&mut self) {
-        // No attachment holds the domain any more. What is owed to caches that did not confirm is leaked, not reused.
+        // A tag that is left says that some unit did not confirm: then everything is leaked, not reused.
         let h = &self.machine.host;
         let mut s = self.state.lock(&h.platform);
-        if s.owed.is_empty()
-            && s.tags.iter().all(|t| t.uses == 0)
+        if s.tags.iter().all(|t| t.uses == 0)
             && let Some(tables) = s.tables.take()
         {
             let mut freed = tables.into_freed(&h.platform);
-            freed.append(core::mem::replace(&mut s.freed, FreedTables::new()));
+            freed.append(core::mem::replace(&mut s.left.freed, FreedTables::new()));
             drop(s);
             freed.release(&h.platform);
         }
@@ -636,9 +650,8 @@ impl<'d, P: Platform> Unmapped<'d, P> {
             for o in s.owed.iter_mut().filter(|o| o.ticket == NOBODY) {
                 o.ticket = self.ticket;
             }
-            let (freed, changed) = s.take_freed();
-            self.freed.append(freed);
-            self.tables_changed |= changed;
+            self.freed.append(core::mem::replace(&mut s.left.freed, FreedTables::new()));
+            self.tables_changed |= core::mem::take(&mut s.left.tables_changed);
         }
         let mut flights = Flights::new();
         let mut i = 0;
@@ -696,8 +709,8 @@ impl<P: Platform> Drop for Unmapped<'_, P> {
         for o in s.owed.iter_mut().filter(|o| o.ticket == self.ticket) {
             o.ticket = NOBODY;
         }
-        s.freed.append(freed);
-        s.tables_changed |= self.tables_changed;
+        s.left.freed.append(freed);
+        s.left.tables_changed |= self.tables_changed;
     }
 }
 
