@@ -18,7 +18,7 @@ pub(crate) struct SecondStage {
 impl SecondStage {
     /// `levels` 3, 4 or 5 (`None` for others); `sizes` as every unit of the domain has them; `force_snoop` only where
     /// every unit has ECAP.SC. With `dirty`, hardware writes accessed and dirty bits (SSADE); without `coherent` it
-    /// cannot, and they are set from the start (VT-d 3.7.2: an update in a walk that is not snooped faults).
+    /// cannot, and they are set from the start (an update in a walk that is not snooped is fault 7Ch).
     pub(crate) const fn new(
         levels: u8,
         sizes: PageSizes,
