@@ -506,6 +506,12 @@ impl<P: Platform, M: FlushMode> Domain<P, M> {
         }
     }
 
+    /// The input addresses that the tables reach: from 0 to the last of the domain's width.
+    pub fn addresses(&self) -> Range {
+        let last = self.space.lock().tables.as_ref().map_or(Iova::at(0), Paging::last);
+        Range { first: Iova::at(0), last }
+    }
+
     /// Where an input address leads: the memory, the bytes from there to the end of its page, and the rights.
     pub fn translate(&self, at: Iova) -> Option<(Hpa, u64, Access)> {
         self.space.lock().tables.as_ref()?.translate(&self.space.machine.host.platform, at)

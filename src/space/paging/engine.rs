@@ -117,6 +117,7 @@ impl<F: Format> Paging<F> {
     }
 
     /// The format.
+    #[cfg(test)]
     pub(crate) fn format(&self) -> &F {
         &self.format
     }

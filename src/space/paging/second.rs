@@ -34,11 +34,6 @@ impl SecondStage {
         Some(SecondStage { levels, sizes, leaf, table: READ | WRITE | preset, live: dirty && coherent })
     }
 
-    /// The table depth as context and PASID entries say it (AW; VT-d 9.3): 1, 2 or 3.
-    pub(crate) const fn address_width(&self) -> u8 {
-        self.levels - 2
-    }
-
     /// Rights as bits 1:0, which is the order that `Access` has.
     const fn rights(how: Access) -> Option<u64> {
         if how.is_empty() { None } else { Some(how.bits() as u64 & (READ | WRITE)) }
@@ -129,7 +124,7 @@ mod tests {
         // Page sizes that a unit lacks are reserved bits there; unsnooped tables have A and D preset.
         let f = SecondStage::new(3, PageSizes::empty(), false, false, false).unwrap();
         assert_eq!((f.leaf(at, 2, rw), f.leaf(at, 3, rw)), (None, None));
-        assert_eq!((f.leaf(at, 1, rw), f.table(), f.address_width()), (Some(0x4000_0303), 0x103, 1));
+        assert_eq!((f.leaf(at, 1, rw), f.table()), (Some(0x4000_0303), 0x103));
         assert!(SecondStage::new(2, all, false, false, true).is_none());
         assert!(SecondStage::new(6, all, false, false, true).is_none());
     }
