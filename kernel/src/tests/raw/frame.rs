@@ -11,6 +11,8 @@ use vtd::{PAGE, Platform};
 pub struct Frame {
     at: NonNull<AtomicU64>,
     order: u8,
+    /// Never to be given back.
+    lost: bool,
 }
 
 impl Frame {
@@ -25,7 +27,7 @@ impl Frame {
         // The zeros too have to be where the unit reads.
         KernelPlatform.flush(at, (PAGE as usize) << order);
         KernelPlatform.fence();
-        Ok(Frame { at: at.cast(), order })
+        Ok(Frame { at: at.cast(), order, lost: false })
     }
 
     /// Its physical address.
@@ -57,6 +59,11 @@ impl Frame {
         self.words().iter().for_each(|w| w.store(v, Ordering::Release));
     }
 
+    /// Gives the memory up: hardware may go on using it.
+    pub fn lose(&mut self) {
+        self.lost = true;
+    }
+
     /// How many words from the first on are `v`, and whether all behind them are `rest`.
     pub fn prefix(&self, v: u64, rest: u64) -> (usize, bool) {
         let n = self.words().iter().take_while(|w| w.load(Ordering::Acquire) == v).count();
@@ -66,7 +73,9 @@ impl Frame {
 
 impl Drop for Frame {
     fn drop(&mut self) {
-        // SAFETY: from `alloc` with this order; whoever drops a frame has taken it out of the unit's sight.
-        unsafe { frames::free(self.at.cast(), self.order) }
+        if !self.lost {
+            // SAFETY: from `alloc` with this order; whoever drops a frame has taken it out of the unit's sight.
+            unsafe { frames::free(self.at.cast(), self.order) }
+        }
     }
 }

@@ -90,7 +90,7 @@ test! {
         check_eq!(unit.registers.read64(at::IQH), 0, "switched off, the head is back at the start");
     }
 
-    /// What the tests below this one leave to those that use the driver.
+    /// For the tests that use the driver.
     fn unit_is_left_as_it_was_found() {
         let before = frames::free_count();
         let found = RawUnit::open()?.gsts() - Gsts::RTPS;

@@ -25,7 +25,7 @@ pub const BEFORE: u64 = 0xa5a5_5a5a_c3c3_3c3c;
 pub const DOMAIN: u16 = 7;
 
 /// An address whose index differs from level to level, within `width`.
-pub fn iova_within(width: AddressWidth) -> u64 {
+fn iova_within(width: AddressWidth) -> u64 {
     let top = if width == AddressWidth::Bits39 { 0 } else { 0x55 << 39 };
     top | 0x12_3456_7000
 }

@@ -2,9 +2,9 @@
 
 use super::frame::Frame;
 use super::unit::RawUnit;
-use crate::check;
 use crate::testing::{Failure, Outcome};
 use crate::time::wait_until;
+use crate::{check, println};
 use vtd::hw::descriptors::{Descriptor, WaitFlags};
 use vtd::hw::invalidation::{DescriptorWidth, Ics, Iqa};
 use vtd::hw::registers::{Fsts, Gcmd, at};
@@ -126,7 +126,10 @@ impl Drop for Ring<'_> {
         self.push(wait);
         self.ring();
         if !recovered || self.finish().is_err() || self.unit.command(Gcmd::QIE, false).is_err() {
-            panic!("the invalidation queue does not go off");
+            // The next test to open the unit fails and says so.
+            println!("the invalidation queue does not go off");
+            self.slots.lose();
+            self.status.lose();
         }
     }
 }

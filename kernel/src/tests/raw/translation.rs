@@ -1,7 +1,8 @@
 //! Tables that work: widths, page sizes, rights, pass-through, the root table's change.
 
 use super::frame::Frame;
-use super::rig::{BEFORE, DOMAIN, Rig, Writer, iova_within, source_of};
+use super::reasons::NO_WRITE;
+use super::rig::{BEFORE, DOMAIN, Rig, Writer, source_of};
 use super::space::Space;
 use super::unit::RawUnit;
 use crate::devices::edu::Edu;
@@ -11,6 +12,7 @@ use crate::{check, check_eq, skip, test};
 use alloc::format;
 use alloc::vec::Vec;
 use vtd::hw::capabilities::AddressWidth;
+use vtd::hw::faults::Access;
 use vtd::hw::pages::{self, PAGE_SIZE, READ, WRITE, size};
 use vtd::hw::registers::{Gcmd, RootPointer, TableMode, at};
 use vtd::hw::tables::{ContextEntry, RootEntry, context_index, root_index};
@@ -187,6 +189,10 @@ test! {
         rig.unit.set_context(writer.source, context)?;
         rig.unit.set_context(writer.device.id().source.0, ContextEntry::ABSENT)?;
         rig.unit.invalidate_all()?;
-        check_eq!(writer.write(iova_within(rig.space.width), &rig.target), Verdict::Arrived);
+        check_eq!(writer.write(rig.iova, &rig.target), Verdict::Arrived);
+        rig.space.set(rig.iova, 1, 0)?;
+        rig.unit.invalidate_all()?;
+        check_eq!(writer.write(rig.iova, &rig.target), Verdict::Stopped);
+        rig.unit.expect_fault("behind the bridge", writer.source, rig.iova, Access::Write, NO_WRITE)?;
     }
 }

@@ -216,7 +216,7 @@ impl RawUnit {
 impl Drop for RawUnit {
     fn drop(&mut self) {
         self.mask_event(at::FECTL, true);
-        // The frames that the unit walks are about to be given away.
+        // The tables and what they lead to are about to be given away, here and by those that use the unit.
         if self.command(Gcmd::TE, false).is_err() {
             panic!("translation does not go off");
         }
