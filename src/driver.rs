@@ -99,6 +99,7 @@ pub struct FirmwareReport {
 }
 
 /// When to call `service` again.
+#[non_exhaustive]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Service {
     /// Nothing is left; call again when `Platform::wake` says so.

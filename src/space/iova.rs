@@ -128,6 +128,19 @@ impl Want {
 /// The input ranges of one address space. Not tied to a domain: what it hands out is for the caller to map.
 ///
 /// All calls are memory operations only; `alloc` and `reserve` may allocate.
+///
+/// ```
+/// use vtd::{Iova, IovaError, IovaSpace, PAGE, Range};
+///
+/// let mut space = IovaSpace::new(Range::new(PAGE, (1 << 39) - 1).unwrap())?;
+/// let below_4g = Range::new(0, u32::MAX.into()).unwrap();
+/// let first = space.alloc(3 * PAGE, PAGE, below_4g)?;
+/// assert_eq!(first, Range::sized(Iova::at(PAGE), 3 * PAGE).unwrap());
+/// // The interrupt addresses are taken from the start.
+/// assert!(!space.is_free(Iova::at(0xfee0_0000)));
+/// assert_eq!(space.reserve(first), Err(IovaError::Taken));
+/// # Ok::<(), IovaError>(())
+/// ```
 pub struct IovaSpace {
     nodes: Vec<Node>,
     root: u32,
