@@ -10,6 +10,7 @@ mod boot;
 mod console;
 mod cpu;
 mod devices;
+mod dma;
 mod exit;
 mod iommu;
 mod machine;
