@@ -21,6 +21,7 @@ mod sync;
 mod testing;
 mod tests;
 mod time;
+mod tour;
 
 use boot::cmdline::{self, Mode};
 use boot::info;
@@ -43,10 +44,7 @@ extern "C" fn kernel_main(start_info: u32) -> ! {
             true
         }
         Mode::Test => testing::run(line),
-        Mode::Tour => {
-            machine::describe();
-            machine::keeps_promise()
-        }
+        Mode::Tour => tour::run(),
     };
     exit(if success { Exit::Success } else { Exit::Failure })
 }
