@@ -3,6 +3,7 @@
 use super::engine::{Engine, FURTHER};
 use super::report::{Report, Stop, table};
 use super::station::{Station, Wanted};
+use super::walk;
 use crate::iommu::Session;
 use crate::memory::buffer::Buffer;
 use alloc::format;
@@ -14,10 +15,10 @@ const RW: Access = Access::READ.union(Access::WRITE);
 
 /// What memory holds that no device is to change.
 const UNTOUCHED: u32 = 0x5afe_5afe;
-/// The input addresses.
-const SHARED: u64 = 0x0a00_0000;
-const READ_ONLY: u64 = 0x0b00_0000;
-const UNMAPPED: u64 = 0x0c00_0000;
+/// The input addresses: within 39 bits, which every unit takes, and no memory of the machine.
+const SHARED: u64 = 0x12_3456_7000;
+const READ_ONLY: u64 = 0x12_3456_a000;
+const UNMAPPED: u64 = 0x12_3456_d000;
 
 /// The word behind `FURTHER` bytes.
 const BEHIND: usize = (FURTHER / 4) as usize;
@@ -40,6 +41,7 @@ pub fn show(report: &mut Report, session: &Session) {
         after(report, session, it)
     });
     let Some(mut first) = station else { return };
+    report.section("The way of an address", |report| walk::show(report, session, &first, SHARED));
     report.section("One address, two devices, two memories", |report| {
         let other = *engines.get(1).ok_or(Stop::Missing("a second device that does DMA on demand".to_string()))?;
         let mut second = Station::new(session, other)?;
@@ -70,7 +72,7 @@ fn before(report: &mut Report, session: &Session, it: &Station) -> Result<(), St
     let kept = page.first_other(|_| UNTOUCHED).is_none();
     report.check(
         kept,
-        format_args!("{engine}, in an empty domain, writes to memory at {real}: it still holds {:#010x}", page.get(0)),
+        format_args!("{engine}, in an empty domain, writes to memory at {real}: still {:#010x}", page.get(0)),
     );
     Wanted::write(engine.id(), real.get()).come(report, session, &it.events)
 }
@@ -81,7 +83,7 @@ fn after(report: &mut Report, session: &Session, it: &mut Station) -> Result<(),
     page.set(0, VALUE);
     let real = page.hpa();
     it.map(report, SHARED, page, RW)?;
-    report.ok(format_args!("{SHARED:#x} mapped for {engine} to memory at {real}, 4 KiB to read and write"));
+    report.ok(format_args!("{SHARED:#x} mapped for {engine} to memory at {real}, 4 KiB, read and write"));
     engine.read(SHARED)?;
     engine.write(SHARED + FURTHER, real)?;
     it.undisturbed(session)?;
@@ -95,7 +97,7 @@ fn after(report: &mut Report, session: &Session, it: &mut Station) -> Result<(),
     let how = if engine.reads() { "copies a word within it" } else { "writes a word to it" };
     report.check(
         value == wanted && spared.is_none(),
-        format_args!("{engine} {how}: {value:#010x} arrives at {SHARED:#x} + {FURTHER}, and nothing else changes"),
+        format_args!("{engine} {how}: {value:#010x} arrives, and nothing else changes"),
     );
     Ok(())
 }
@@ -141,7 +143,7 @@ fn read_only(report: &mut Report, session: &Session, it: &mut Station) -> Result
     let page = it.page(READ_ONLY)?;
     engine.write(READ_ONLY, page.hpa())?;
     let kept = page.first_other(|_| UNTOUCHED).is_none();
-    report.check(kept, format_args!("a write to a read-only page: memory still holds {:#010x}", page.get(0)));
+    report.check(kept, format_args!("{engine} writes to a read-only page: still {:#010x}", page.get(0)));
     Wanted::write(engine.id(), READ_ONLY).come(report, session, &it.events)
 }
 
@@ -157,7 +159,7 @@ fn unattached(report: &mut Report, session: &Session, it: &Station, other: Optio
     let kept = page.first_other(|_| UNTOUCHED).is_none();
     report.check(
         kept,
-        format_args!("a write by {other}, in no domain, where {} may write: still {:#010x}", it.engine, page.get(0)),
+        format_args!("{other}, in no domain, writes where {} may: still {:#010x}", it.engine, page.get(0)),
     );
     Wanted::unattached(other.id(), SHARED).come(report, session, &session.rest)?;
     it.undisturbed(session)
@@ -169,7 +171,7 @@ fn unmapped(report: &mut Report, session: &Session, it: &Station) -> Result<(), 
         return Err(Stop::Missing(format!("a device that can read on demand (edu): {engine} only writes")));
     }
     engine.read(UNMAPPED)?;
-    report.ok(format_args!("a read of {UNMAPPED:#x}, where nothing is mapped, is answered with a fault"));
+    report.ok(format_args!("{engine} reads {UNMAPPED:#x}, where nothing is mapped, and gets a fault"));
     Wanted::read(engine.id(), UNMAPPED).come(report, session, &it.events)
 }
 

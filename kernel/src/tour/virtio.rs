@@ -94,7 +94,7 @@ fn end(report: &mut Report, session: &Session, guarded: Guarded, f: &Function) -
     report.check(
         counts.unmaps > 0,
         format_args!(
-            "{}: {} pages mapped while it needed them, in {} ranges, each unmapped and flushed",
+            "{}: {} pages mapped for its work, in {} ranges, all unmapped and flushed",
             f.id, counts.mapped, counts.unmaps
         ),
     );
