@@ -11,6 +11,10 @@ pub(crate) mod ids;
 pub(crate) mod invalidate;
 pub(crate) mod queue;
 pub(crate) mod root;
+#[cfg(test)]
+pub(crate) mod standin;
+#[cfg(test)]
+mod tests;
 
 use crate::host::address::{Hpa, UnitId};
 use crate::host::error::{Error, ErrorKind};
