@@ -144,6 +144,8 @@ struct State {
     next_ticket: u64,
     /// Firmware's regions mapped one to one for attached devices, with the number of attachments.
     firmware: Vec<(Range, u32)>,
+    /// Every address below is mapped to itself, firmware's regions with them.
+    one_to_one: u64,
 }
 
 /// A unit that may cache the domain's translations.
@@ -188,6 +190,7 @@ impl<P: Platform> Space<P> {
             tables_changed: false,
             next_ticket: NOBODY + 1,
             firmware: Vec::new(),
+            one_to_one: 0,
         };
         Ok(Space { machine: machine.clone(), spec, root, state: Lock::new(Rank::Domain, state) })
     }
@@ -245,6 +248,9 @@ impl<P: Platform> Space<P> {
     pub(crate) fn enter_firmware(&self, r: Range) -> Result<(), ErrorKind> {
         let p = &self.machine.host.platform;
         let mut s = self.lock();
+        if r.last.get() < s.one_to_one {
+            return Ok(());
+        }
         if let Some((_, uses)) = s.firmware.iter_mut().find(|(known, _)| *known == r) {
             *uses = uses.saturating_add(1);
             return Ok(());
@@ -252,11 +258,18 @@ impl<P: Platform> Space<P> {
         s.firmware.try_reserve(1).map_err(|_| ErrorKind::OutOfMemory)?;
         let Some(to) = Hpa::new(r.first.get()) else { return Err(ErrorKind::Invalid(Field::Address)) };
         let len = r.len_minus_one().checked_add(1).ok_or(ErrorKind::Invalid(Field::Address))?;
-        match s.map(p, r.first, to, len, Access::READ | Access::WRITE, NOBODY) {
-            Ok(_) => grow::push(&mut s.firmware, (r, 1)),
-            Err(MapError { why: MapWhy::OutOfFrames, .. }) => Err(ErrorKind::OutOfFrames),
-            Err(_) => Err(ErrorKind::Invalid(Field::ReservedRegion)),
+        let flush = match s.map(p, r.first, to, len, Access::READ | Access::WRITE, NOBODY) {
+            Ok(flush) => flush,
+            Err(MapError { why: MapWhy::OutOfFrames, .. }) => return Err(ErrorKind::OutOfFrames),
+            Err(_) => return Err(ErrorKind::Invalid(Field::ReservedRegion)),
+        };
+        grow::push(&mut s.firmware, (r, 1))?;
+        drop(s);
+        if flush && let Err(e) = self.flush_mapped(r) {
+            self.leave_firmware(r);
+            return Err(e.kind);
         }
+        Ok(())
     }
 
     /// Ends a use of such a region; the last one unmaps it. What units do not confirm in time stays owed.
@@ -286,6 +299,7 @@ impl<P: Platform> Space<P> {
                 s.map(p, at, to, len, how, NOBODY).map_err(|_| ErrorKind::OutOfFrames)?;
             }
         }
+        s.one_to_one = top;
         Ok(())
     }
 
@@ -442,11 +456,11 @@ impl State {
 
 impl<P: Platform> Drop for Space<P> {
     fn drop(&mut self) {
-        // No attachment holds the domain any more. What is owed to caches that did not confirm is leaked, not reused.
+        // No attachment holds the domain any more. A unit that was left has flushed the whole domain id, and what was owed
+        // with it; what a unit did not confirm keeps its tag, and is leaked, not reused.
         let h = &self.machine.host;
         let mut s = self.state.lock(&h.platform);
-        if s.owed.is_empty()
-            && s.tags.iter().all(|t| t.uses == 0)
+        if s.tags.iter().all(|t| t.uses == 0)
             && let Some(tables) = s.tables.take()
         {
             let mut freed = tables.into_freed(&h.platform);

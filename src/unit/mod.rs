@@ -83,7 +83,8 @@ pub(crate) struct Unit<P: Platform> {
     regs: P::Registers,
     /// Whose turn it is to give a command.
     commands: Turn,
-    /// Not 0 once the unit was taken over: before that, nothing may be turned off that a predecessor left on.
+    /// Not 0 from when the unit was taken over until it was stopped: outside, nothing may be turned off that a predecessor
+    /// left on, and there is nothing to invalidate.
     taken: AtomicU32,
     /// `None`: invalidation by registers.
     queue: Option<Queue>,
