@@ -179,7 +179,11 @@ impl<P: Platform> Vtd<P> {
             }
         }
         let mut report = BringUp { units: Vec::new(), firmware: Vec::new(), errata: Vec::new() };
-        let units = self.probe(&mut report)?;
+        let mut units = Vec::new();
+        if let Err(e) = self.probe(&mut report, &mut units) {
+            units.into_iter().for_each(|u: Unit<P>| u.release(core.platform()));
+            return Err(e);
+        }
         if units.is_empty() {
             return Err(ErrorKind::Unsupported(Need::AnyUnit).into());
         }
@@ -193,18 +197,18 @@ impl<P: Platform> Vtd<P> {
         done.map(|()| report)
     }
 
-    fn probe(&self, report: &mut BringUp) -> Result<Vec<Unit<P>>, Error> {
+    fn probe(&self, report: &mut BringUp, units: &mut Vec<Unit<P>>) -> Result<(), Error> {
         let core = &*self.0;
         for e in Errata::found(&core.identity) {
             grow::push(&mut report.errata, e)?;
         }
         let errata = Errata::of(&core.identity);
-        let mut units = grow::with_capacity(core.topology.units().len())?;
+        *units = grow::with_capacity(core.topology.units().len())?;
         for u in core.topology.units() {
             let place = Place { id: u.id, segment: u.segment, base: u.base, window: u.window, node: u.node };
             let skipped = match Unit::probe(core.host(), place, errata)? {
                 Ok(unit) => {
-                    grow::push(&mut units, unit)?;
+                    grow::push(units, unit)?;
                     None
                 }
                 Err(why) => Some(why),
@@ -219,7 +223,7 @@ impl<P: Platform> Vtd<P> {
             };
             grow::push(&mut report.units, line)?;
         }
-        Ok(units)
+        Ok(())
     }
 
     fn start(&self, found: TakeOver, report: &mut BringUp) -> Result<(), Error> {
@@ -498,3 +502,6 @@ impl<P: Platform> Vtd<P> {
         Ok(Domain::new(&self.0.machine, spec, self.0.hpa_width())?)
     }
 }
+
+#[cfg(test)]
+mod tests;
