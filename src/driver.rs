@@ -20,6 +20,7 @@ use crate::space::paging::Access;
 use crate::unit::bring_up::{Place, Skipped, TakeOver};
 use crate::unit::config::Config;
 use crate::unit::errata::{Errata, Erratum};
+use crate::unit::fault_log::FaultLog;
 use crate::unit::{Host, Machine, Unit};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -372,7 +373,8 @@ impl<P: Platform> Vtd<P> {
             // An error of the queue belongs to whoever waits; here it is only kept from blocking fault interrupts.
             let _ = unit.tend_queue(core.host());
             unit.faults().collect(core.host(), unit);
-            loop {
+            // What comes in meanwhile comes with a `wake`: records that nobody hears do not keep this from ending.
+            for _ in 0..FaultLog::ROOM {
                 if left == 0 {
                     return Service::Again;
                 }
