@@ -20,6 +20,7 @@ use crate::space::paging::Access;
 use crate::unit::bring_up::{Place, Skipped, TakeOver};
 use crate::unit::config::Config;
 use crate::unit::errata::{Errata, Erratum};
+use crate::unit::fault_log::FaultLog;
 use crate::unit::{Host, Machine, Unit};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -180,7 +181,11 @@ impl<P: Platform> Vtd<P> {
             }
         }
         let mut report = BringUp { units: Vec::new(), firmware: Vec::new(), errata: Vec::new() };
-        let units = self.probe(&mut report)?;
+        let mut units = Vec::new();
+        if let Err(e) = self.probe(&mut report, &mut units) {
+            units.into_iter().for_each(|u: Unit<P>| u.release(core.platform()));
+            return Err(e);
+        }
         if units.is_empty() {
             return Err(ErrorKind::Unsupported(Need::AnyUnit).into());
         }
@@ -194,18 +199,18 @@ impl<P: Platform> Vtd<P> {
         done.map(|()| report)
     }
 
-    fn probe(&self, report: &mut BringUp) -> Result<Vec<Unit<P>>, Error> {
+    fn probe(&self, report: &mut BringUp, units: &mut Vec<Unit<P>>) -> Result<(), Error> {
         let core = &*self.0;
         for e in Errata::found(&core.identity) {
             grow::push(&mut report.errata, e)?;
         }
         let errata = Errata::of(&core.identity);
-        let mut units = grow::with_capacity(core.topology.units().len())?;
+        *units = grow::with_capacity(core.topology.units().len())?;
         for u in core.topology.units() {
             let place = Place { id: u.id, segment: u.segment, base: u.base, window: u.window, node: u.node };
             let skipped = match Unit::probe(core.host(), place, errata)? {
                 Ok(unit) => {
-                    grow::push(&mut units, unit)?;
+                    grow::push(units, unit)?;
                     None
                 }
                 Err(why) => Some(why),
@@ -220,7 +225,7 @@ impl<P: Platform> Vtd<P> {
             };
             grow::push(&mut report.units, line)?;
         }
-        Ok(units)
+        Ok(())
     }
 
     fn start(&self, found: TakeOver, report: &mut BringUp) -> Result<(), Error> {
@@ -370,7 +375,8 @@ impl<P: Platform> Vtd<P> {
             // An error of the queue belongs to whoever waits; here it is only kept from blocking fault interrupts.
             let _ = unit.tend_queue(core.host());
             unit.faults().collect(core.host(), unit);
-            loop {
+            // What comes in meanwhile comes with a `wake`: records that nobody hears do not keep this from ending.
+            for _ in 0..FaultLog::ROOM {
                 if left == 0 {
                     return Service::Again;
                 }
@@ -501,3 +507,6 @@ impl<P: Platform> Vtd<P> {
         Ok(Domain::new(&self.0.machine, spec, self.0.hpa_width())?)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@ use super::address::{DeviceId, Hpa, Nanos, UnitId};
 use super::platform::{Event, Identity, Message, Platform, PlatformError, Registers};
 use core::cell::{Cell, RefCell};
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::boxed::Box;
 use std::collections::HashMap;
@@ -76,6 +76,7 @@ struct Inner {
     now: u64,
     units: HashMap<u64, Regs>,
     config: HashMap<(DeviceId, u16), u32>,
+    on_relax: Option<Arc<dyn Fn() + Send + Sync>>,
 }
 
 /// The host. Clones share everything.
@@ -124,6 +125,23 @@ impl Host {
         unsafe { AtomicU64::from_ptr(at as *mut u64) }.fetch_or(bits, Ordering::AcqRel);
     }
 
+    /// Writes an aligned 32-bit word as hardware does.
+    pub(crate) fn hardware_write32(&self, at: u64, v: u32) {
+        assert!(at.is_multiple_of(4) && self.read(at & !7).is_some());
+        // SAFETY: within a live frame, aligned; written as an atomic.
+        unsafe { AtomicU32::from_ptr(at as *mut u32) }.store(v, Ordering::Release);
+    }
+
+    /// Has `f` called in every turn of every wait, with time stood still.
+    pub(crate) fn on_relax(&self, f: impl Fn() + Send + Sync + 'static) {
+        self.inner().on_relax = Some(Arc::new(f));
+    }
+
+    /// The time, without letting any pass.
+    pub(crate) fn time(&self) -> u64 {
+        self.inner().now
+    }
+
     fn word(&self, at: u64, memory: bool) -> Option<u64> {
         let inner = self.inner();
         let (page, i) = (at as usize & !4095, (at as usize & 4095) / 8);
@@ -155,8 +173,9 @@ unsafe impl Platform for Host {
     type Registers = Regs;
     type Irq = ();
 
-    fn registers(&self, base: Hpa, _: u64) -> Result<Regs, PlatformError> {
-        self.inner().units.get(&base.get()).cloned().ok_or(PlatformError)
+    fn registers(&self, base: Hpa, len: u64) -> Result<Regs, PlatformError> {
+        let regs = self.inner().units.get(&base.get()).cloned().ok_or(PlatformError)?;
+        Ok(Regs { mapped: len as u32, ..regs })
     }
 
     fn alloc(&self, order: u8, _: Option<u32>) -> Option<NonNull<u8>> {
@@ -227,7 +246,15 @@ unsafe impl Platform for Host {
 
     /// Time passes.
     fn relax(&self, _: UnitId, _: Nanos) {
-        self.inner().now += 1_000_000;
+        std::thread::yield_now();
+        let f = {
+            let mut inner = self.inner();
+            inner.now += 1_000_000;
+            inner.on_relax.clone()
+        };
+        if let Some(f) = f {
+            f();
+        }
     }
 
     fn wake(&self) {
@@ -261,16 +288,20 @@ unsafe impl Platform for Host {
 
 type OnWrite = Arc<dyn Fn(&Regs, u32, u64) + Send + Sync>;
 
-/// A unit's registers: 4 KiB of 32-bit words. Clones share everything.
+/// A unit's registers: 24 KiB of 32-bit words, as far as any capability lets them reach. Clones share everything but how
+/// much of them is mapped.
 #[derive(Clone)]
 pub(crate) struct Regs {
     words: Arc<Mutex<Vec<u32>>>,
     on_write: Arc<Mutex<Option<OnWrite>>>,
+    reads: Arc<AtomicU64>,
+    mapped: u32,
 }
 
 impl Default for Regs {
     fn default() -> Self {
-        Regs { words: Arc::new(Mutex::new(std::vec![0; 1024])), on_write: Arc::default() }
+        let words = Arc::new(Mutex::new(std::vec![0; 6144]));
+        Regs { words, on_write: Arc::default(), reads: Arc::default(), mapped: 0x6000 }
     }
 }
 
@@ -282,37 +313,60 @@ impl Regs {
 
     /// Sets 64 bits without telling the hook.
     pub(crate) fn set64(&self, at: u32, v: u64) {
-        self.set32(at, v as u32);
-        self.set32(at + 4, (v >> 32) as u32);
+        let mut words = self.words.lock().expect("no panic under the lock");
+        words[at as usize / 4] = v as u32;
+        words[at as usize / 4 + 1] = (v >> 32) as u32;
     }
 
-    /// Has `f` called after every write of the driver: with the registers, the offset and the value. It answers as the
-    /// hardware would, through `set32` and `set64`.
+    /// Reads 32 bits without being counted.
+    pub(crate) fn get32(&self, at: u32) -> u32 {
+        self.words.lock().expect("no panic under the lock")[at as usize / 4]
+    }
+
+    /// Has `f` called in place of every write of the driver: with the registers, the offset and the value. What it does
+    /// not store through `set32` and `set64` is not stored.
     pub(crate) fn on_write(&self, f: impl Fn(&Regs, u32, u64) + Send + Sync + 'static) {
         *self.on_write.lock().expect("no panic under the lock") = Some(Arc::new(f));
     }
 
-    fn wrote(&self, at: u32, v: u64) {
-        let hook = self.on_write.lock().expect("no panic under the lock").clone();
-        if let Some(f) = hook {
-            f(self, at, v);
-        }
+    /// How often the driver has read a register.
+    pub(crate) fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
+    }
+
+    fn hook(&self) -> Option<OnWrite> {
+        self.on_write.lock().expect("no panic under the lock").clone()
+    }
+
+    fn check(&self, at: u32, size: u32) {
+        assert!(at.is_multiple_of(size) && at + size <= self.mapped, "no register at {at:#x} of {:#x}", self.mapped);
     }
 }
 
 impl Registers for Regs {
     fn read32(&self, at: u32) -> u32 {
-        self.words.lock().expect("no panic under the lock")[at as usize / 4]
+        self.check(at, 4);
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.get32(at)
     }
     fn write32(&self, at: u32, v: u32) {
-        self.set32(at, v);
-        self.wrote(at, u64::from(v));
+        self.check(at, 4);
+        match self.hook() {
+            Some(f) => f(self, at, u64::from(v)),
+            None => self.set32(at, v),
+        }
     }
     fn read64(&self, at: u32) -> u64 {
-        u64::from(self.read32(at)) | u64::from(self.read32(at + 4)) << 32
+        self.check(at, 8);
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        let words = self.words.lock().expect("no panic under the lock");
+        u64::from(words[at as usize / 4]) | u64::from(words[at as usize / 4 + 1]) << 32
     }
     fn write64(&self, at: u32, v: u64) {
-        self.set64(at, v);
-        self.wrote(at, v);
+        self.check(at, 8);
+        match self.hook() {
+            Some(f) => f(self, at, v),
+            None => self.set64(at, v),
+        }
     }
 }

@@ -145,6 +145,8 @@ struct State {
     next_ticket: u64,
     /// Firmware's regions mapped one to one for attached devices, with the number of attachments.
     firmware: Vec<(Range, u32)>,
+    /// Every address below is mapped to itself, firmware's regions with them.
+    one_to_one: u64,
 }
 
 /// Table pages whose flush was given up.
@@ -195,6 +197,7 @@ impl<P: Platform> Space<P> {
             left: Left { freed: FreedTables::new(), tables_changed: false },
             next_ticket: NOBODY + 1,
             firmware: Vec::new(),
+            one_to_one: 0,
         };
         Ok(Space { machine: machine.clone(), spec, root, state: Lock::new(Rank::Domain, state) })
     }
@@ -252,6 +255,9 @@ impl<P: Platform> Space<P> {
     pub(crate) fn enter_firmware(&self, r: Range) -> Result<(), ErrorKind> {
         let p = &self.machine.host.platform;
         let mut s = self.lock();
+        if r.last.get() < s.one_to_one {
+            return Ok(());
+        }
         if let Some((_, uses)) = s.firmware.iter_mut().find(|(known, _)| *known == r) {
             *uses = uses.saturating_add(1);
             return Ok(());
@@ -261,18 +267,24 @@ impl<P: Platform> Space<P> {
         let len = r.len_minus_one().checked_add(1).ok_or(ErrorKind::Invalid(Field::Address))?;
         let ticket = s.ticket();
         match s.map(p, r.first, to, len, Access::READ | Access::WRITE, ticket) {
-            // Other devices of the domain may have cached that the region is absent; this one is not attached yet, and
-            // what it caches from now on is true.
-            Ok(_) => grow::push(&mut s.firmware, (r, 1)),
+            Ok(flush) => {
+                grow::push(&mut s.firmware, (r, 1))?;
+                drop(s);
+                if flush && let Err(e) = self.flush_mapped(r) {
+                    self.leave_firmware(r);
+                    return Err(e.kind);
+                }
+            }
             Err(e) => {
                 self.take_back(s, ticket);
-                Err(match e.why {
+                return Err(match e.why {
                     MapWhy::OutOfFrames => ErrorKind::OutOfFrames,
                     MapWhy::OutOfMemory => ErrorKind::OutOfMemory,
                     _ => ErrorKind::Invalid(Field::ReservedRegion),
-                })
+                });
             }
         }
+        Ok(())
     }
 
     /// Ends a use of such a region; the last one unmaps it. What units do not confirm in time stays owed.
@@ -302,6 +314,7 @@ impl<P: Platform> Space<P> {
                 s.map(p, at, to, len, how, NOBODY).map_err(|_| ErrorKind::OutOfFrames)?;
             }
         }
+        s.one_to_one = top;
         Ok(())
     }
 
@@ -457,7 +470,8 @@ impl State {
 
 impl<P: Platform> Drop for Space<P> {
     fn drop(&mut self) {
-        // A tag that is left says that some unit did not confirm: then everything is leaked, not reused.
+        // No attachment holds the domain any more. A unit that was left has flushed the whole domain id, and what was owed
+        // with it; what a unit did not confirm keeps its tag, and is leaked, not reused.
         let h = &self.machine.host;
         let mut s = self.state.lock(&h.platform);
         if s.tags.iter().all(|t| t.uses == 0)

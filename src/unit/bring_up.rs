@@ -247,6 +247,7 @@ impl<P: Platform> Unit<P> {
                 self.command(h, Command::Queue(false))?;
             }
         }
+        self.taken.store(0, Ordering::Release);
         Ok(())
     }
 }

@@ -9,9 +9,6 @@ use crate::host::sync::{Lock, Rank};
 use crate::hw::faults::FaultRecord;
 use crate::hw::registers::{Fsts, at};
 
-/// Records that the log holds: two words each in one frame.
-const ROOM: usize = 256;
-
 /// One unit's log.
 pub(crate) struct FaultLog {
     frames: Frames,
@@ -20,7 +17,7 @@ pub(crate) struct FaultLog {
 
 #[derive(Default)]
 struct State {
-    /// Records ever written and read; their difference is at most `ROOM`.
+    /// Records ever written and read; their difference is at most `FaultLog::ROOM`.
     written: usize,
     read: usize,
     /// Records that found the log full, and overflows of the unit's own registers (each hides at least one fault).
@@ -28,6 +25,9 @@ struct State {
 }
 
 impl FaultLog {
+    /// Records that the log holds: two words each in one frame.
+    pub(crate) const ROOM: usize = 256;
+
     pub(crate) fn new<P: Platform>(p: &P, node: Option<u32>) -> Result<Self, ErrorKind> {
         Ok(FaultLog { frames: Frames::alloc(p, 0, node)?, state: Lock::new(Rank::Faults, State::default()) })
     }
@@ -81,7 +81,7 @@ impl FaultLog {
         if s.written == s.read {
             return None;
         }
-        let i = s.read % ROOM * 2;
+        let i = s.read % FaultLog::ROOM * 2;
         s.read = s.read.wrapping_add(1);
         Some(FaultRecord { lo: self.frames.get(i), hi: self.frames.get(i + 1) })
     }
@@ -94,11 +94,11 @@ impl FaultLog {
 
 impl State {
     fn put(&mut self, frames: &Frames, lo: u64, hi: u64) {
-        if self.written.wrapping_sub(self.read) >= ROOM {
+        if self.written.wrapping_sub(self.read) >= FaultLog::ROOM {
             self.lost += 1;
             return;
         }
-        let i = self.written % ROOM * 2;
+        let i = self.written % FaultLog::ROOM * 2;
         frames.set(i, lo);
         frames.set(i + 1, hi);
         self.written = self.written.wrapping_add(1);

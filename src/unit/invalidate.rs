@@ -5,6 +5,7 @@ use super::queue::Submission;
 use super::{Host, Unit};
 use crate::host::error::{Error, ErrorKind, Step};
 use crate::host::platform::{Platform, Registers};
+use crate::host::sync::Ordering;
 use crate::host::wait::Wait;
 use crate::hw::descriptors::Descriptor;
 use crate::hw::invalidation::{Ccmd, Drain, FunctionMask, Iotlb, Iva};
@@ -85,6 +86,10 @@ pub(crate) enum InFlight {
 }
 
 impl<P: Platform> Unit<P> {
+    fn stopped(&self) -> bool {
+        self.taken.load(Ordering::Acquire) == 0
+    }
+
     fn drain(&self) -> Drain {
         Drain { reads: self.caps.cap.drd(), writes: self.caps.cap.dwd() }
     }
@@ -113,8 +118,11 @@ impl<P: Platform> Unit<P> {
     }
 
     /// Hands a batch to the unit: one submission, one write of the tail. Waits for room in the queue, and for
-    /// completion where only the register interface is there.
+    /// completion where only the register interface is there. A unit that was stopped takes nothing and caches nothing.
     pub(crate) fn start(&self, h: &Host<P>, batch: &Batch) -> Result<InFlight, Error> {
+        if self.stopped() {
+            return Ok(InFlight::Done);
+        }
         let list = batch.requests();
         match &self.queue {
             Some(q) => {
@@ -163,7 +171,11 @@ impl<P: Platform> Unit<P> {
 
     /// Flushes the write buffer where the unit has one that software must flush (CAP.RWBF).
     pub(crate) fn flush_write_buffer(&self, h: &Host<P>) -> Result<(), Error> {
-        if self.write_buffer { self.command(h, super::command::Command::WriteBuffer) } else { Ok(()) }
+        if self.write_buffer && !self.stopped() {
+            self.command(h, super::command::Command::WriteBuffer)
+        } else {
+            Ok(())
+        }
     }
 
     /// One request through CCMD or IVA and IOTLB: VT-d 11.4.5, 11.4.6.1, 11.4.6.2. One at a time per unit.

@@ -11,6 +11,10 @@ pub(crate) mod ids;
 pub(crate) mod invalidate;
 pub(crate) mod queue;
 pub(crate) mod root;
+#[cfg(test)]
+pub(crate) mod standin;
+#[cfg(test)]
+mod tests;
 
 use crate::host::address::{Hpa, UnitId};
 use crate::host::error::{Error, ErrorKind};
@@ -79,7 +83,8 @@ pub(crate) struct Unit<P: Platform> {
     regs: P::Registers,
     /// Whose turn it is to give a command.
     commands: Turn,
-    /// Not 0 once the unit was taken over: before that, nothing may be turned off that a predecessor left on.
+    /// Not 0 from when the unit was taken over until it was stopped: outside, nothing may be turned off that a predecessor
+    /// left on, and there is nothing to invalidate.
     taken: AtomicU32,
     /// `None`: invalidation by registers.
     queue: Option<Queue>,

@@ -1,0 +1,313 @@
+//! Attaching, replacing, detaching: what devices reach then, with caches that keep everything.
+
+use super::machine::{BEHIND, Machine, SUBSTITUTE, WIDE, dev, map, range};
+use crate::host::testing::Host;
+use crate::hw::registers::at;
+use crate::unit::standin::{CAP, CAP_CM, CAP_RWBF, ECAP, ECAP_C, ECAP_PT, ECAP_QI, Standin, WBF};
+use crate::{Change, Config, Domain, DomainSpec, ErrorKind, Field, Iova, Need, Owner, PageSizes, Step, Target, UnitId};
+
+/// Kinds of units.
+const KINDS: [(u64, u64); 5] = [
+    (CAP, ECAP),
+    (CAP | CAP_CM, ECAP),
+    (CAP | CAP_RWBF, ECAP),
+    (CAP, ECAP & !ECAP_QI),
+    (CAP | CAP_CM, ECAP & !ECAP_QI),
+];
+const ONE: u16 = 1 << 3;
+
+fn domain(m: &Machine, to: u64) -> Domain<Host> {
+    let d = m.vtd.domain(&WIDE).unwrap();
+    map(&d, 0x1000, to, 0x1000);
+    d
+}
+
+fn asks(writes: &[(u32, u64)]) -> usize {
+    writes.iter().filter(|(place, v)| *place == at::GCMD && *v & u64::from(WBF) != 0).count()
+}
+
+#[test]
+fn devices_meet_what_they_are_attached_to_and_never_what_they_were() {
+    for kind in KINDS {
+        let m = Machine::new(&[kind]);
+        let reach = || m.units[0].access(ONE, 0x1234);
+        assert_eq!(reach(), None);
+        let (a, b) = (domain(&m, 0xa000), domain(&m, 0xb000));
+        let group = m.claim(dev(1));
+        assert_eq!(reach(), None);
+        assert_eq!(group.attach(Target::Domain(&a)), Ok(Change::WithGap));
+        assert_eq!(reach(), Some(0xa234));
+        assert_eq!(group.attach(Target::Domain(&b)), Ok(Change::Seamless));
+        assert_eq!(reach(), Some(0xb234));
+        assert_eq!(group.attach(Target::Domain(&b)), Ok(Change::Seamless));
+        assert_eq!(group.attach(Target::Identity), Ok(Change::Seamless));
+        assert_eq!(reach(), Some(0x1234));
+        assert_eq!(group.attach(Target::Domain(&a)), Ok(Change::Seamless));
+        assert_eq!(reach(), Some(0xa234));
+        assert_eq!(group.attach(Target::Blocked), Ok(Change::WithGap));
+        assert_eq!(reach(), None);
+        group.attach(Target::Domain(&a)).unwrap();
+        assert_eq!(reach(), Some(0xa234));
+        group.release().map_err(|(_, e)| e).unwrap();
+        assert_eq!(reach(), None);
+        drop((a, b));
+        m.end();
+    }
+}
+
+#[test]
+fn every_id_that_a_group_may_carry_goes_the_same_way() {
+    let m = Machine::new(&[(CAP, ECAP)]);
+    let group = m.claim(BEHIND[1]);
+    assert_eq!(group.devices().count(), 3);
+    let d = domain(&m, 0xc000);
+    group.attach(Target::Domain(&d)).unwrap();
+    let ids = [0x100, 0x208, 0x210, SUBSTITUTE];
+    assert_eq!(ids.map(|id| m.units[0].access(id, 0x1000)), [Some(0xc000); 4]);
+    m.forget();
+    group.attach(Target::Blocked).unwrap();
+    assert_eq!(ids.map(|id| m.units[0].access(id, 0x1000)), [None; 4]);
+    let (writes, done) = m.units[0].take();
+    assert_eq!((writes.len(), done.len()), (1, 5), "one write of the tail: each id's entry, the domain once");
+    drop((group, d));
+    m.end();
+}
+
+#[test]
+fn a_domain_that_a_unit_cannot_take_is_refused_by_name_and_nothing_changes() {
+    let wide = DomainSpec { width: 39, ..WIDE };
+    let lacks = [
+        (CAP & !(1 << 10), ECAP, wide, Need::Width),
+        (CAP & !(63 << 16) | 38 << 16, ECAP, DomainSpec { width: 40, ..WIDE }, Need::Width),
+        (CAP & !(1 << 35), ECAP, wide, Need::PageSizes),
+        (CAP & !(3 << 34), ECAP, DomainSpec { sizes: PageSizes::SIZE_2M, ..wide }, Need::PageSizes),
+        (CAP, ECAP & !ECAP_C, wide, Need::Coherence),
+        (CAP, ECAP & !(1 << 7), DomainSpec { force_snoop: true, ..wide }, Need::SnoopControl),
+    ];
+    for (cap, ecap, spec, need) in lacks {
+        let m = Machine::new(&[(CAP, ECAP), (cap, ecap)]);
+        let d: Domain<Host> = m.vtd.domain(&spec).unwrap();
+        map(&d, 0x1000, 0x4000, 0x1000);
+        let (able, lacking) = (m.claim(dev(1)), m.claim(dev(9)));
+        able.attach(Target::Domain(&d)).unwrap();
+        lacking.attach(Target::Identity).unwrap();
+        m.forget();
+        let e = lacking.attach(Target::Domain(&d)).unwrap_err();
+        assert_eq!((e.kind, e.unit), (ErrorKind::Unsupported(need), Some(UnitId(1))));
+        assert!(m.units[1].take().0.is_empty());
+        assert_eq!(m.units[1].access(9 << 3, 0x9000), Some(0x9000));
+        assert_eq!(m.units[0].access(ONE, 0x1000), Some(0x4000));
+        let fits: Domain<Host> = m.vtd.domain(&lacking.best_spec()).unwrap();
+        lacking.attach(Target::Domain(&fits)).unwrap();
+        assert_eq!(m.units[1].access(9 << 3, 0x9000), None);
+        drop((able, lacking, d, fits));
+        m.end();
+    }
+}
+
+#[test]
+fn domain_ids_end_as_an_error_and_come_back() {
+    for cap in [CAP & !7, CAP & !7 | CAP_CM] {
+        let m = Machine::new(&[(cap, ECAP)]);
+        let domains: std::vec::Vec<_> = (0..15).map(|n| domain(&m, 0x10_0000 + (n << 12))).collect();
+        let groups: std::vec::Vec<_> = (1..16).map(|n| m.claim(dev(n))).collect();
+        for (g, d) in groups.iter().zip(&domains).take(14) {
+            g.attach(Target::Domain(d)).unwrap();
+        }
+        let e = groups[14].attach(Target::Domain(&domains[14])).unwrap_err();
+        assert_eq!((e.kind, e.unit), (ErrorKind::OutOfDomainIds, Some(UnitId(0))));
+        // A domain that has an id on the unit needs no other.
+        groups[14].attach(Target::Domain(&domains[3])).unwrap();
+        groups[14].attach(Target::Blocked).unwrap();
+        for n in 0..100 {
+            let (out, within) = (n % 14, 14);
+            groups[out].attach(Target::Blocked).unwrap();
+            groups[within].attach(Target::Domain(&domains[within])).unwrap();
+            assert_eq!(m.units[0].access(15 << 3, 0x1000), Some(0x10_e000));
+            assert_eq!(m.units[0].access((out as u16 + 1) << 3, 0x1000), None);
+            groups[within].attach(Target::Blocked).unwrap();
+            groups[out].attach(Target::Domain(&domains[out])).unwrap();
+            assert_eq!(m.units[0].access((out as u16 + 1) << 3, 0x1000), Some(0x10_0000 + ((out as u64) << 12)));
+        }
+        drop((groups, domains));
+        m.end();
+    }
+}
+
+#[test]
+fn an_id_is_given_again_only_when_its_flush_has_completed() {
+    let m = Machine::new(&[(CAP & !7, ECAP)]);
+    let (a, b) = (domain(&m, 0xa000), domain(&m, 0xb000));
+    let group = m.claim(dev(1));
+    group.attach(Target::Domain(&a)).unwrap();
+    assert_eq!(m.units[0].access(ONE, 0x1000), Some(0xa000));
+    let did = |unit: &Standin| unit.take().1.iter().filter(|d| d[0] & 0x3f == 0x22).map(|d| d[0] >> 16).next_back();
+    m.units[0].state().hold = true;
+    let e = group.attach(Target::Blocked).unwrap_err();
+    assert_eq!(e.kind, ErrorKind::Timeout(Step::Invalidation));
+    let held = did(&m.units[0]).unwrap();
+    m.units[0].state().hold = false;
+    m.units[0].release(|_| true);
+    // The group is blocked; the id of what may still be cached goes to nobody.
+    assert_eq!(m.units[0].access(ONE, 0x1000), None);
+    for n in 2..9 {
+        let other = m.claim(dev(n));
+        other.attach(Target::Domain(&b)).unwrap();
+        other.attach(Target::Blocked).unwrap();
+        assert_ne!(did(&m.units[0]), Some(held));
+    }
+    group.attach(Target::Domain(&b)).unwrap();
+    assert_eq!(m.units[0].access(ONE, 0x1000), Some(0xb000));
+    drop((group, a, b));
+    assert_eq!(m.vtd.hand_back().err().unwrap().1.kind, ErrorKind::Busy, "what may be in use stays");
+}
+
+#[test]
+fn attaching_under_every_failing_allocation_changes_nothing() {
+    for kind in [(CAP, ECAP), (CAP | CAP_CM, ECAP), (CAP, ECAP & !ECAP_C)] {
+        let mut n = 0;
+        loop {
+            let (host, units, dmar) = Machine::prepare(Host::new(), &[kind]);
+            let dmar = dmar.reserved(0x7a00_0000, 0x7a3f_0fff, dev(1)).reserved(0x7b00_0000, 0x7b00_0fff, dev(1));
+            let m = Machine::with(host, units, &dmar, Config::default());
+            let spec = DomainSpec { coherent: kind.1 & ECAP_C != 0, ..WIDE };
+            let d: Domain<Host> = m.vtd.domain(&spec).unwrap();
+            let group = m.vtd.claim(m.vtd.group_of(dev(1)).unwrap(), Owner::HOST).unwrap();
+            let before = m.host.counts().frames;
+            m.host.fail_after(Some(n));
+            let outcome = group.attach(Target::Domain(&d));
+            m.host.fail_after(None);
+            if let Err(e) = outcome {
+                assert_eq!(e.kind, ErrorKind::OutOfFrames);
+                assert_eq!(m.units[0].access(ONE, 0x7a00_0000), None);
+                d.settle().unwrap();
+                assert_eq!(m.host.counts().frames, before);
+                assert_eq!(d.translate(Iova::at(0x7a00_0000)), None);
+                group.attach(Target::Domain(&d)).unwrap();
+            }
+            assert_eq!(m.units[0].access(ONE, 0x7a3f_0000), Some(0x7a3f_0000));
+            assert_eq!(m.units[0].access(ONE, 0x7b00_0010), Some(0x7b00_0010));
+            drop((group, d));
+            m.end();
+            if outcome.is_ok() {
+                break;
+            }
+            n += 1;
+        }
+        assert!(n >= 3);
+    }
+}
+
+#[test]
+fn regions_are_mapped_while_attached_and_never_over_something_else() {
+    let (host, units, dmar) = Machine::prepare(Host::new(), &[(CAP, ECAP)]);
+    let dmar = dmar.reserved(0x7a00_0000, 0x7a00_3fff, dev(1)).reserved(0x7a00_0000, 0x7a00_3fff, dev(2));
+    let m = Machine::with(host, units, &dmar, Config::default());
+    let claim = |n| m.vtd.claim(m.vtd.group_of(dev(n)).unwrap(), Owner::HOST).unwrap();
+    let (one, two) = (claim(1), claim(2));
+    let d: Domain<Host> = m.vtd.domain(&WIDE).unwrap();
+    map(&d, 0x7a00_2000, 0x5000, 0x1000);
+    let e = one.attach(Target::Domain(&d)).unwrap_err();
+    assert_eq!(e.kind, ErrorKind::Invalid(Field::ReservedRegion));
+    assert_eq!(m.units[0].access(ONE, 0x7a00_2000), None);
+    assert_eq!(d.translate(Iova::at(0x7a00_0000)), None);
+    d.unmap(range(0x7a00_2000, 0x7a00_2fff)).unwrap().flush().unwrap();
+    one.attach(Target::Domain(&d)).unwrap();
+    two.attach(Target::Domain(&d)).unwrap();
+    for device in [ONE, 2 << 3] {
+        assert_eq!(m.units[0].access(device, 0x7a00_2000), Some(0x7a00_2000));
+    }
+    one.attach(Target::Blocked).unwrap();
+    assert_eq!(m.units[0].access(2 << 3, 0x7a00_2000), Some(0x7a00_2000), "the other needs it still");
+    two.attach(Target::Blocked).unwrap();
+    assert_eq!(d.translate(Iova::at(0x7a00_2000)), None);
+    drop((one, two, d));
+    m.end();
+}
+
+#[test]
+fn identity_is_pass_through_or_tables_that_leave_the_interrupt_addresses_out() {
+    for (ecap, interrupts) in [(ECAP, Some(0xfee0_1000)), (ECAP & !ECAP_PT, None)] {
+        let (host, units, dmar) = Machine::prepare(Host::new(), &[(CAP, ecap), (CAP, ecap & !ECAP_C)]);
+        // With a region in RAM, and one above what the tables reach.
+        let dmar = dmar.reserved(0x7a00_0000, 0x7a00_3fff, dev(1)).reserved(0x40_0000_0000, 0x40_0000_0fff, dev(1));
+        let m = Machine::with(
+            host,
+            units,
+            &dmar,
+            Config { identity_top: super::machine::hpa(8 << 30), ..Config::default() },
+        );
+        let group = m.vtd.claim(m.vtd.group_of(dev(1)).unwrap(), Owner::HOST).unwrap();
+        let other = m.claim(dev(9));
+        group.attach(Target::Identity).unwrap();
+        other.attach(Target::Identity).unwrap();
+        for address in [0, 0x7a00_1000, 0xfedf_f000, 0xfef0_0000, 0x1_ffff_f000] {
+            assert_eq!(m.units[0].access(ONE, address), Some(address), "{address:#x}");
+            assert_eq!(m.units[1].access(9 << 3, address), Some(address), "{address:#x}");
+        }
+        assert_eq!(m.units[0].access(ONE, 0x40_0000_0000), Some(0x40_0000_0000));
+        assert_eq!(m.units[0].access(ONE, 0xfee0_1000), interrupts);
+        group.attach(Target::Blocked).unwrap();
+        assert_eq!(m.units[1].access(9 << 3, 0x7a00_1000), Some(0x7a00_1000), "others keep all of it");
+        drop((group, other));
+        m.end();
+    }
+}
+
+#[test]
+fn write_buffers_are_flushed_where_nothing_else_does() {
+    let m = Machine::new(&[(CAP | CAP_RWBF, ECAP)]);
+    let d = domain(&m, 0xa000);
+    let group = m.claim(dev(1));
+    m.forget();
+    group.attach(Target::Domain(&d)).unwrap();
+    let (writes, done) = m.units[0].take();
+    assert_eq!((asks(&writes), done.len()), (1, 0), "from blocked, nothing is invalidated");
+    group.attach(Target::Identity).unwrap();
+    let (writes, done) = m.units[0].take();
+    assert_eq!((asks(&writes), done.len()), (0, 2), "invalidations flush it too");
+    drop((group, d));
+    m.end();
+}
+
+#[test]
+fn caching_mode_flushes_absent_entries_under_id_0() {
+    let m = Machine::new(&[(CAP | CAP_CM, ECAP)]);
+    let d = domain(&m, 0xa000);
+    let group = m.claim(dev(1));
+    m.forget();
+    group.attach(Target::Domain(&d)).unwrap();
+    let (_, done) = m.units[0].take();
+    assert_eq!(done[0], [1 | 3 << 4 | u64::from(ONE) << 32, 0]);
+    assert_eq!((done.len(), done[1][0] & 0x3f), (2, 0x22));
+    drop((group, d));
+    m.end();
+}
+
+#[test]
+fn units_that_do_not_snoop_read_in_memory_what_they_should() {
+    let (host, units, dmar) = Machine::prepare(Host::incoherent(), &[(CAP, ECAP & !ECAP_C); 2]);
+    let dmar = dmar.reserved(0x7a00_0000, 0x7a00_3fff, dev(3));
+    let m = Machine::with(host, units, &dmar, Config::default());
+    assert_eq!(m.units[0].access(3 << 3, 0x7a00_0123), Some(0x7a00_0123));
+    assert_eq!(m.units[0].access(ONE, 0x7a00_0123), None);
+    assert_eq!(m.units[1].access(0xff00, 0x7a00_0123), None);
+    let d: Domain<Host> = m.vtd.domain(&DomainSpec { coherent: false, ..WIDE }).unwrap();
+    let group = m.claim(BEHIND[0]);
+    group.attach(Target::Domain(&d)).unwrap();
+    let unit = m.units.iter().find(|u| u.access(SUBSTITUTE, 0x1000).is_none() && !u.state().writes.is_empty()).unwrap();
+    let unit = if m.vtd.unit_of(BEHIND[0]).unwrap() == UnitId(1) { &m.units[1] } else { unit };
+    for (n, len) in [(1u64, 0x1000u64), (2, 0x20_0000), (3, 0x4000_0000), (4, 0x4020_1000)] {
+        let at = n << 33;
+        map(&d, at, at, len);
+        assert_eq!(unit.access(SUBSTITUTE, at + len - 1), Some(at + len - 1));
+        assert_eq!(unit.access(0x208, at), Some(at));
+        d.unmap(range(at, at + 0xfff)).unwrap().flush().unwrap();
+        assert_eq!(unit.access(0x208, at), None);
+        assert_eq!(unit.access(0x208, at + 0x1000), (len > 0x1000).then_some(at + 0x1000));
+    }
+    group.attach(Target::Blocked).unwrap();
+    assert_eq!(unit.access(SUBSTITUTE, (2 << 33) + 0x1000), None);
+    drop((group, d));
+    m.end();
+}

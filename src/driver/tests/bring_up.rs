@@ -1,0 +1,185 @@
+//! Bringing a machine up, and giving it back.
+
+use super::machine::{BASES, BEHIND, Dmar, Machine, WIDE, configure, dev, map};
+use crate::host::testing::{Host, watch};
+use crate::hw::registers::at;
+use crate::unit::standin::{CAP, CAP_CM, CAP_RWBF, ECAP, ECAP_C, ECAP_QI, QIE, SRTP, Standin, TE};
+use crate::{Class, Config, Domain, ErrorKind, Field, Need, Owner, Skipped, State, Step, TakeOver, UnitId, Vtd};
+
+/// Device 3's region.
+const REGION: (u64, u64) = (0x7a00_0000, 0x7a2f_ffff);
+
+fn with_region(units: &[(u64, u64)]) -> (Host, std::vec::Vec<Standin>, Dmar) {
+    let (host, units, dmar) = Machine::prepare(Host::new(), units);
+    (host, units, dmar.reserved(REGION.0, REGION.1, dev(3)))
+}
+
+#[test]
+fn every_queue_is_on_before_any_root_pointer_is_latched() {
+    let (host, units, dmar) = Machine::prepare(Host::new(), &[(CAP, ECAP); 2]);
+    units[1].state().stuck = QIE;
+    let m = Machine::with(host, units, &dmar, Config::default());
+    let e = *m.report.as_ref().unwrap_err();
+    assert_eq!((e.kind, e.unit), (ErrorKind::Timeout(Step::Queue), Some(UnitId(1))));
+    let (writes, _) = m.units[0].take();
+    assert!(writes.contains(&(at::GCMD, QIE.into())) && writes.iter().all(|(place, _)| *place != at::RTADDR));
+    assert_eq!(m.units[0].regs.get32(at::GSTS), 0, "off again");
+    m.end();
+}
+
+#[test]
+fn devices_with_reserved_regions_are_mapped_before_translation_is_on_and_no_others() {
+    for n in 1..=2 {
+        let (host, units, dmar) = with_region(&[(CAP, ECAP); 2][..n]);
+        let regs: std::vec::Vec<_> = units.iter().map(|u| u.regs.clone()).collect();
+        let stored = move |_, _| assert!(regs.iter().all(|r| r.get32(at::GSTS) & TE == 0), "a store after translation");
+        let m = watch(stored, || Machine::with(host, units, &dmar, Config::default()));
+        let report = m.report.as_ref().unwrap();
+        assert_eq!(report.firmware.len(), 1);
+        assert_eq!((report.firmware[0].device, report.firmware[0].error), (dev(3), None));
+        assert_eq!(m.units[0].access(3 << 3, REGION.0 + 0x12_3456), Some(REGION.0 + 0x12_3456));
+        assert_eq!(m.units[0].access(3 << 3, REGION.1), Some(REGION.1));
+        for (device, address) in [(3, REGION.1 + 1), (3, REGION.0 - 1), (3, 0), (2, REGION.0), (1, REGION.0)] {
+            assert_eq!(m.units[0].access(device << 3, address), None, "device {device} at {address:#x}");
+        }
+        m.end();
+    }
+}
+
+#[test]
+fn a_failed_bring_up_leaves_nothing_behind_whatever_ran_out() {
+    for units in [&[(CAP, ECAP)][..], &[(CAP, ECAP); 2]] {
+        let mut n = 0;
+        loop {
+            let (host, standins, dmar) = with_region(units);
+            host.fail_after(Some(n));
+            let m = Machine::with(host, standins, &dmar, Config::default());
+            m.host.fail_after(None);
+            let done = m.report.as_ref().is_ok_and(|r| r.firmware[0].error.is_none());
+            for e in
+                m.report.as_ref().err().into_iter().chain(m.report.iter().filter_map(|r| r.firmware[0].error.as_ref()))
+            {
+                assert_eq!(e.kind, ErrorKind::OutOfFrames);
+            }
+            if m.report.is_ok() {
+                assert_eq!(m.units[0].access(3 << 3, REGION.0).is_some(), done, "blocked, not open");
+            } else {
+                assert!(m.units.iter().all(|u| u.regs.get32(at::GSTS) & (TE | QIE) == 0));
+            }
+            m.end();
+            if done {
+                break;
+            }
+            n += 1;
+        }
+        assert!(n > 5 * units.len() as u64, "{n} allocations failed in turn");
+    }
+}
+
+#[test]
+fn a_step_that_never_completes_is_a_timeout_and_all_comes_back() {
+    for (bit, step) in [(QIE, Step::Queue), (SRTP, Step::RootPointer), (TE, Step::Translation)] {
+        for stuck in 0..2 {
+            for ecap in [ECAP, ECAP & !ECAP_QI] {
+                if bit == QIE && ecap & ECAP_QI == 0 {
+                    continue;
+                }
+                let (host, units, dmar) = with_region(&[(CAP, ecap); 2]);
+                units[stuck].state().stuck = bit;
+                let m = Machine::with(host, units, &dmar, Config::default());
+                let e = m.report.as_ref().unwrap_err();
+                assert_eq!((e.kind, e.unit), (ErrorKind::Timeout(step), Some(UnitId(stuck as u16))));
+                assert_eq!(e.class(), Class::Timeout);
+                assert!(m.host.time() < 4_000_000_000);
+                assert!(m.units.iter().all(|u| u.regs.get32(at::GSTS) & (TE | QIE) == 0));
+                assert_eq!(m.vtd.bring_up(TakeOver::Disable).unwrap_err().kind, ErrorKind::State(State::AlreadyUp));
+                m.end();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_unit_found_on_is_left_alone_when_the_host_refuses_it() {
+    let (host, units, dmar) = Machine::prepare(Host::new(), &[(CAP, ECAP); 2]);
+    units[1].regs.set32(at::GSTS, TE | SRTP | QIE);
+    let vtd = Vtd::new(host.clone(), dmar.topology(), Config::default()).unwrap();
+    assert_eq!(vtd.groups().err().unwrap().kind, ErrorKind::State(State::NotUp));
+    let e = vtd.bring_up(TakeOver::Refuse).unwrap_err();
+    assert_eq!((e.kind, e.unit), (ErrorKind::State(State::FoundOn), Some(UnitId(1))));
+    let host = vtd.hand_back().map_err(|(_, e)| e).unwrap();
+    assert!(units[1].state().writes.is_empty());
+    assert_eq!(units[1].regs.get32(at::GSTS), TE | SRTP | QIE);
+    // A successor that takes it over.
+    let m = Machine::with(host, units, &dmar, Config::default());
+    assert_eq!(m.report.as_ref().unwrap().units[1].found.bits(), TE | QIE);
+    m.end();
+}
+
+#[test]
+fn a_unit_that_does_not_answer_is_skipped_and_its_devices_cannot_be_had() {
+    let (host, units, dmar) = Machine::prepare(Host::new(), &[(CAP, ECAP); 2]);
+    units[0].regs.set64(at::CAP, u64::MAX);
+    let m = Machine::with(host, units, &dmar, Config::default());
+    let report = m.report.as_ref().unwrap();
+    assert_eq!((report.units[0].skipped, report.units[1].skipped), (Some(Skipped::NoAnswer), None));
+    let refused = m.vtd.claim(m.vtd.group_of(dev(2)).unwrap(), Owner::HOST).err().unwrap();
+    assert_eq!((refused.kind, refused.device), (ErrorKind::Unsupported(Need::Unit), Some(dev(2))));
+    drop(m.claim(dev(9)));
+    assert!(m.units[0].state().writes.is_empty());
+    m.end();
+    let host = Host::new();
+    configure(&host);
+    let m = Machine::with(host, std::vec![], &Dmar::default().unit(BASES[0], &[]), Config::default());
+    assert_eq!(m.report.as_ref().unwrap_err().kind, ErrorKind::Unsupported(Need::AnyUnit));
+    m.end();
+}
+
+#[test]
+fn a_guest_may_have_a_device_with_a_region_only_if_the_region_is_relaxable() {
+    let (host, units, dmar) = with_region(&[(CAP, ECAP)]);
+    let m = Machine::with(host, units, &dmar.reserved(0x7b00_0000, 0x7b00_0fff, dev(4)), Config::default());
+    let group = |d| m.vtd.group_of(d).unwrap();
+    let refused = m.vtd.claim(group(dev(3)), Owner(1)).err().unwrap();
+    assert_eq!((refused.kind, refused.device), (ErrorKind::Invalid(Field::ReservedRegion), Some(dev(3))));
+    assert_eq!(m.units[0].access(3 << 3, REGION.0), Some(REGION.0), "and nothing changed");
+    let host = m.vtd.claim(group(dev(3)), Owner::HOST).unwrap();
+    assert_eq!(m.units[0].access(3 << 3, REGION.0), None, "claimed is blocked");
+    assert_eq!(host.reserved().count(), 2);
+    let usb = m.vtd.claim(group(dev(4)), Owner(1)).unwrap();
+    assert_eq!(usb.reserved().count(), 1, "the interrupt addresses alone");
+    assert_eq!(m.vtd.claim(group(dev(4)), Owner(2)).err().unwrap().kind, ErrorKind::Busy);
+    let domain: Domain<Host> = m.vtd.domain(&WIDE).unwrap();
+    usb.attach(crate::Target::Domain(&domain)).unwrap();
+    assert_eq!(m.units[0].access(4 << 3, 0x7b00_0000), None);
+    usb.release().map_err(|(_, e)| e).unwrap();
+    drop((host, domain));
+    m.end();
+}
+
+#[test]
+fn handles_that_live_keep_the_platform_and_everything_goes_on() {
+    for (cap, ecap) in [(CAP, ECAP), (CAP | CAP_CM, ECAP), (CAP | CAP_RWBF, ECAP & !ECAP_C), (CAP, ECAP & !ECAP_QI)] {
+        let m = Machine::new(&[(cap, ecap)]);
+        let busy = |vtd: Vtd<Host>| {
+            let (vtd, e) = vtd.hand_back().err().unwrap();
+            assert_eq!(e.kind, ErrorKind::Busy);
+            vtd
+        };
+        let clone = m.vtd.clone();
+        let vtd = busy(m.vtd);
+        drop(clone);
+        let domain: Domain<Host> = vtd.domain(&crate::DomainSpec { coherent: ecap & ECAP_C != 0, ..WIDE }).unwrap();
+        let vtd = busy(vtd);
+        let group = vtd.claim(vtd.group_of(BEHIND[0]).unwrap(), Owner::HOST).unwrap();
+        group.attach(crate::Target::Domain(&domain)).unwrap();
+        drop(domain);
+        let vtd = busy(vtd);
+        let domain: Domain<Host> = vtd.domain(&crate::DomainSpec { coherent: false, ..WIDE }).unwrap();
+        group.attach(crate::Target::Domain(&domain)).unwrap();
+        map(&domain, 0x1000, 0x5000, 0x1000);
+        assert_eq!(m.units[0].access(0x208, 0x1234), Some(0x5234));
+        drop((group, domain));
+        Machine { vtd, ..m }.end();
+    }
+}

@@ -1,0 +1,251 @@
+//! Mapping, unmapping and flushing on units that keep everything until told otherwise.
+
+use super::machine::{Machine, WIDE, dev, hpa, map, range};
+use crate::host::testing::Host;
+use crate::hw::descriptors::Descriptor;
+use crate::hw::invalidation::{Drain, Iva};
+use crate::hw::registers::at;
+use crate::unit::standin::{CAP, CAP_CM, CAP_RWBF, ECAP, ECAP_QI};
+use crate::{Access, Deferred, Domain, ErrorKind, Group, Iova, MapWhy, NotFlushed, Range, Step, Target};
+use core::ops::ControlFlow;
+use std::vec::Vec;
+
+const ONE: u16 = 1 << 3;
+const NINE: u16 = 9 << 3;
+const PAGE: Range = Range { first: Iova::at(0x1000), last: Iova::at(0x1fff) };
+
+/// A domain with a page, and devices 1 and 9 in it; on two units where there are two.
+fn attached(m: &Machine) -> (Domain<Host>, [Group<Host>; 2]) {
+    let d = m.vtd.domain(&WIDE).unwrap();
+    map(&d, 0x1000, 0x8000, 0x1000);
+    let groups = [m.claim(dev(1)), m.claim(dev(9))];
+    groups.iter().for_each(|g| drop(g.attach(Target::Domain(&d)).unwrap()));
+    m.forget();
+    (d, groups)
+}
+
+#[test]
+fn a_successful_flush_is_one_tail_write_a_unit_and_no_register_read() {
+    let m = Machine::new(&[(CAP, ECAP); 2]);
+    let (d, groups) = attached(&m);
+    let reads = || m.units.iter().map(|u| u.regs.reads()).sum::<u64>();
+    let before = reads();
+    map(&d, 0x10_0000, 0x10_0000, 0x4000);
+    assert!(m.units.iter().all(|u| u.take().0.is_empty()), "a map needs no flush");
+    d.unmap(range(0x10_0000, 0x10_3fff)).unwrap().flush().unwrap();
+    for u in &m.units {
+        let (writes, done) = u.take();
+        assert_eq!(writes.iter().map(|w| w.0).collect::<Vec<_>>(), [at::IQT]);
+        assert_eq!(done, [Descriptor::iotlb_pages(2, Drain::BOTH, Iva::new(0x10_0000, 2, true)).narrow()]);
+    }
+    assert_eq!(reads(), before);
+    drop((d, groups));
+    m.end();
+}
+
+#[test]
+fn what_was_unmapped_is_reached_until_the_flush_and_never_after() {
+    for (cap, ecap) in [(CAP, ECAP), (CAP | CAP_CM, ECAP), (CAP | CAP_RWBF, ECAP & !ECAP_QI)] {
+        let m = Machine::new(&[(cap, ecap); 2]);
+        let (d, groups) = attached(&m);
+        let reach = |at| [m.units[0].access(ONE, at), m.units[1].access(NINE, at)];
+        assert_eq!(reach(0x1000), [Some(0x8000); 2]);
+        let unmapped = d.unmap(PAGE).unwrap();
+        assert_eq!(reach(0x1000), [Some(0x8000); 2], "the stand-in keeps what it has");
+        assert_eq!(d.map(PAGE.first, hpa(0x9000), 0x1000, Access::all()).unwrap_err().why, MapWhy::Unflushed);
+        unmapped.flush().unwrap();
+        assert_eq!(reach(0x1000), [None; 2]);
+        map(&d, 0x1000, 0x9000, 0x1000);
+        assert_eq!(reach(0x1000), [Some(0x9000); 2], "absence was not kept where it is cached");
+        // Large pages, cut seamlessly.
+        map(&d, 0x4000_0000, 0x4000_0000, 0x8000_0000);
+        assert_eq!(reach(0x7fff_f000), [Some(0x7fff_f000); 2]);
+        let cut = d.unmap(range(0x7fff_f000, 0x8000_0fff)).unwrap();
+        cut.flush().unwrap();
+        assert_eq!(reach(0x7fff_f000), [None; 2]);
+        assert_eq!(reach(0x8000_0000), [None; 2]);
+        assert_eq!((reach(0x7fff_e000), reach(0x8000_1000)), ([Some(0x7fff_e000); 2], [Some(0x8000_1000); 2]));
+        // An edit: both at once.
+        let mut edit = d.edit();
+        edit.unmap(PAGE).unwrap();
+        edit.map(Iova::at(0x3000), hpa(0xa000), 0x1000, Access::READ).unwrap();
+        assert_eq!(edit.map(PAGE.first, hpa(0xb000), 0x1000, Access::READ).unwrap_err().why, MapWhy::Unflushed);
+        edit.finish().flush().unwrap();
+        assert_eq!((reach(0x1000), reach(0x3000)), ([None; 2], [Some(0xa000); 2]));
+        drop((d, groups));
+        m.end();
+    }
+}
+
+#[test]
+fn an_unmap_that_is_dropped_is_owed_until_it_is_settled() {
+    let m = Machine::new(&[(CAP, ECAP); 2]);
+    let (d, groups) = attached(&m);
+    assert_eq!(m.units[0].access(ONE, 0x1000), Some(0x8000));
+    let frames = m.host.counts().frames;
+    drop(d.unmap(PAGE).unwrap());
+    assert_eq!(m.host.counts().frames, frames, "the tables are not given back");
+    let again = || d.map(PAGE.first, hpa(0x9000), 0x1000, Access::all());
+    assert_eq!(again().unwrap_err().why, MapWhy::Unflushed);
+    d.settle().unwrap();
+    assert_eq!(m.units[0].access(ONE, 0x1000), None);
+    assert_eq!(m.host.counts().frames, frames - 3);
+    again().unwrap();
+    // The next flush takes over what was dropped.
+    drop(d.unmap(PAGE).unwrap());
+    map(&d, 0x4000_0000, 0x4000_0000, 0x1000);
+    d.unmap(range(0x4000_0000, 0x4000_0fff)).unwrap().flush().unwrap();
+    again().unwrap();
+    // Dropping the domain with something owed, after everybody left, gives all back.
+    drop(d.unmap(PAGE).unwrap());
+    drop((groups, d));
+    m.end();
+}
+
+#[test]
+fn a_flush_that_times_out_gives_nothing_back_and_can_be_repeated() {
+    for late in 0..2 {
+        let m = Machine::new(&[(CAP, ECAP); 2]);
+        let (d, groups) = attached(&m);
+        assert_eq!(m.units[late].access([ONE, NINE][late], 0x1000), Some(0x8000));
+        let frames = m.host.counts().frames;
+        m.units[late].state().hold = true;
+        let failed = d.unmap(PAGE).unwrap().flush().unwrap_err();
+        let timeout = ErrorKind::Timeout(Step::Invalidation);
+        assert_eq!((failed.error.kind, failed.error.unit.map(|u| usize::from(u.0))), (timeout, Some(late)));
+        drop(failed);
+        assert_eq!(d.settle().unwrap_err().kind, timeout);
+        assert_eq!(m.host.counts().frames, frames);
+        assert_eq!(d.map(PAGE.first, hpa(0x9000), 0x1000, Access::all()).unwrap_err().why, MapWhy::Unflushed);
+        m.units[late].state().hold = false;
+        m.units[late].release(|_| true);
+        d.settle().unwrap();
+        assert_eq!(m.host.counts().frames, frames - 3);
+        map(&d, 0x1000, 0x9000, 0x1000);
+        assert_eq!(m.units[late].access([ONE, NINE][late], 0x1000), Some(0x9000));
+        drop((groups, d));
+        m.end();
+    }
+}
+
+#[test]
+fn a_flush_in_flight_is_polled_and_may_be_given_up() {
+    let m = Machine::new(&[(CAP, ECAP); 2]);
+    let (d, groups) = attached(&m);
+    m.units[1].state().hold = true;
+    let pending = d.unmap(PAGE).unwrap().submit().unwrap();
+    let ControlFlow::Continue(pending) = pending.poll() else { panic!("unit 1 has not completed it") };
+    m.units[1].state().hold = false;
+    m.units[1].release(|_| true);
+    let ControlFlow::Break(Ok(_)) = pending.poll() else { panic!("both have") };
+    map(&d, 0x1000, 0x9000, 0x1000);
+    m.units[0].state().hold = true;
+    drop(d.unmap(PAGE).unwrap().submit().unwrap());
+    m.units[0].state().hold = false;
+    m.units[0].release(|_| true);
+    assert_eq!(d.map(PAGE.first, hpa(0x9000), 0x1000, Access::all()).unwrap_err().why, MapWhy::Unflushed);
+    d.settle().unwrap();
+    map(&d, 0x1000, 0x9000, 0x1000);
+    // The queue's error is the flush's error, and the next one works.
+    m.units[1].state().bad = Some((0, 3));
+    let NotFlushed { error, still } = d.unmap(PAGE).unwrap().flush().unwrap_err();
+    assert_eq!(error.kind, ErrorKind::QueueError(3));
+    still.flush().unwrap();
+    drop((groups, d));
+    m.end();
+}
+
+#[test]
+fn deferred_domains_flush_at_sync() {
+    let m = Machine::new(&[(CAP, ECAP)]);
+    let d: Domain<Host, Deferred> = m.vtd.domain(&WIDE).unwrap();
+    for n in 0..100 {
+        d.map(Iova::at(n << 21), hpa(n << 21), 0x1000, Access::all()).unwrap();
+    }
+    let group = m.claim(dev(1));
+    group.attach(Target::Deferred(&d)).unwrap();
+    assert_eq!(m.units[0].access(ONE, 5 << 21), Some(5 << 21));
+    m.forget();
+    for n in 0..100 {
+        d.unmap_later(range(n << 21, (n << 21) + 0xfff)).unwrap();
+    }
+    assert!(m.units[0].take().0.is_empty());
+    assert_eq!(m.units[0].access(ONE, 5 << 21), Some(5 << 21));
+    d.sync().unwrap();
+    assert_eq!(m.units[0].take().0.len(), 1);
+    assert_eq!(m.units[0].access(ONE, 5 << 21), None);
+    d.map(Iova::at(0), hpa(0), 0x1000, Access::all()).unwrap();
+    drop((group, d));
+    m.end();
+}
+
+#[test]
+fn maps_and_domains_under_every_failing_allocation_change_nothing() {
+    for cap in [CAP, CAP | CAP_CM] {
+        let m = Machine::new(&[(cap, ECAP)]);
+        let (d, groups) = attached(&m);
+        let before = m.host.counts().frames;
+        for n in 0.. {
+            m.host.fail_after(Some(n));
+            // Two pages at either side of a large one, far apart in the tables.
+            let outcome = d.map(Iova::at(0x7f_ffff_f000), hpa(0x3f_ffff_f000), 0x20_2000, Access::all());
+            m.host.fail_after(None);
+            if outcome.is_ok() {
+                assert!(n >= 3);
+                break;
+            }
+            assert_eq!(outcome.unwrap_err().why, MapWhy::OutOfFrames);
+            assert_eq!(m.host.counts().frames, before, "after {n}");
+            assert_eq!(m.units[0].access(ONE, 0x7f_ffff_f000), None);
+            assert_eq!(m.units[0].access(ONE, 0x1000), Some(0x8000));
+        }
+        let full = m.host.counts().frames;
+        m.host.fail_after(Some(0));
+        assert_eq!(m.vtd.domain::<crate::Strict>(&WIDE).err().unwrap().kind, ErrorKind::OutOfFrames);
+        // A cut of the large page wants a table.
+        let cut = d.unmap(range(0x80_0000_1000, 0x80_0000_1fff)).err().unwrap();
+        assert_eq!(cut.why, MapWhy::OutOfFrames);
+        m.host.fail_after(None);
+        assert_eq!(m.host.counts().frames, full);
+        assert_eq!(m.units[0].access(ONE, 0x80_0000_1000), Some(0x40_0000_1000));
+        drop((groups, d));
+        m.end();
+    }
+}
+
+#[test]
+fn a_caching_unit_that_does_not_confirm_a_map_is_reported() {
+    let m = Machine::new(&[(CAP | CAP_CM, ECAP)]);
+    let (d, groups) = attached(&m);
+    assert_eq!(m.units[0].access(ONE, 0x5000), None);
+    m.units[0].state().hold = true;
+    let e = d.map(Iova::at(0x5000), hpa(0x6000), 0x1000, Access::all()).unwrap_err();
+    assert_eq!(e.why, MapWhy::NotFlushed);
+    m.units[0].state().hold = false;
+    m.units[0].release(|_| true);
+    d.unmap(range(0x5000, 0x5fff)).unwrap().flush().unwrap();
+    map(&d, 0x5000, 0x7000, 0x1000);
+    assert_eq!(m.units[0].access(ONE, 0x5000), Some(0x7000));
+    drop((groups, d));
+    m.end();
+}
+
+#[test]
+fn a_region_mapped_next_to_an_unflushed_unmap_is_flushed_at_attach() {
+    let (host, units, dmar) = Machine::prepare(Host::new(), &[(CAP, ECAP)]);
+    let m = Machine::with(host, units, &dmar.reserved(0x7a00_0000, 0x7a00_0fff, dev(1)), crate::Config::default());
+    let d: Domain<Host> = m.vtd.domain(&WIDE).unwrap();
+    map(&d, 0x7a00_5000, 0x5000, 0x1000);
+    let other = m.claim(dev(2));
+    other.attach(Target::Domain(&d)).unwrap();
+    let unmapped = d.unmap(range(0x7a00_5000, 0x7a00_5fff)).unwrap();
+    let group = m.vtd.claim(m.vtd.group_of(dev(1)).unwrap(), crate::Owner::HOST).unwrap();
+    m.forget();
+    group.attach(Target::Domain(&d)).unwrap();
+    // Hardware may hold a way through the table that went: IH = 0.
+    let done = m.units[0].take().1;
+    assert_eq!(done, [Descriptor::iotlb_pages(3, Drain::BOTH, Iva::new(0x7a00_0000, 0, false)).narrow()]);
+    unmapped.flush().unwrap();
+    drop((group, other, d));
+    m.end();
+}

@@ -1,0 +1,8 @@
+//! The whole driver on stand-in units.
+
+mod attach;
+mod bring_up;
+mod domain;
+mod faults;
+mod machine;
+mod threads;

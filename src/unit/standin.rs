@@ -1,0 +1,325 @@
+//! A stand-in for a unit, for host tests of the driver: registers that answer (VT-d 11.4), a queue that runs (6.5.2), and
+//! caches for context entries and translations that keep everything until told otherwise (6.2). The formats are stated
+//! here a second time, in plain numbers. Faults are injected, not found.
+
+use crate::host::testing::{Host, Regs};
+use crate::hw::registers::at;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::vec::Vec;
+
+pub(crate) const TE: u32 = 1 << 31;
+pub(crate) const SRTP: u32 = 1 << 30;
+pub(crate) const WBF: u32 = 1 << 27;
+pub(crate) const QIE: u32 = 1 << 26;
+pub(crate) const IRE: u32 = 1 << 25;
+const ONE_SHOT: u32 = 1 << 30 | 1 << 29 | 1 << 27 | 1 << 24;
+
+/// 3 and 4 levels, 48 bits, 2 MiB and 1 GiB, page-selective up to 2^18 pages, 65536 ids, 4 fault registers at 0x220.
+pub(crate) const CAP: u64 = 6 | 0b110 << 8 | 47 << 16 | 0x22 << 24 | 3 << 34 | 1 << 39 | 3 << 40 | 18 << 48 | 3 << 54;
+pub(crate) const CAP_CM: u64 = 1 << 7;
+pub(crate) const CAP_RWBF: u64 = 1 << 4;
+pub(crate) const CAP_PLMR: u64 = 1 << 5;
+pub(crate) const CAP_PSI: u64 = 1 << 39;
+/// Coherent, queue, pass-through, snoop control; IVA at 0x200.
+pub(crate) const ECAP: u64 = 1 | 1 << 1 | 1 << 6 | 1 << 7 | 0x20 << 8;
+pub(crate) const ECAP_C: u64 = 1;
+pub(crate) const ECAP_QI: u64 = 1 << 1;
+pub(crate) const ECAP_PT: u64 = 1 << 6;
+const IOTLB: u32 = 0x208;
+const FRCD: u32 = 0x220;
+
+/// What a translation leads to: an address, or nothing.
+type Reached = Option<u64>;
+
+#[derive(Default)]
+pub(crate) struct State {
+    /// Every write of the driver.
+    pub(crate) writes: Vec<(u32, u64)>,
+    /// Every invalidation carried out, waits left out; those by register in the queue's form.
+    pub(crate) done: Vec<[u64; 2]>,
+    /// Command bits that have no effect.
+    pub(crate) stuck: u32,
+    /// CCMD and IOTLB: never done, or refused.
+    pub(crate) register_path: Answer,
+    /// Status writes are kept back until `release`.
+    pub(crate) hold: bool,
+    /// (address, data) of those kept back.
+    pub(crate) held: Vec<(u64, u32)>,
+    /// The queue stops at the descriptor after this many more, with this code.
+    pub(crate) bad: Option<(usize, u8)>,
+    /// Answers all ones after this many more writes.
+    pub(crate) gone_after: Option<usize>,
+    /// The word that the queue stopped at; it must not be there any more when it goes on.
+    offending: Option<[u64; 2]>,
+    fsts: u32,
+    contexts: HashMap<u16, [u64; 2]>,
+    tlb: HashMap<(u16, u64), Reached>,
+    cap: u64,
+    coherent: bool,
+    root: u64,
+    iva: u64,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Answer {
+    #[default]
+    Done,
+    Never,
+    Refused,
+}
+
+/// The unit. Clones share everything.
+#[derive(Clone)]
+pub(crate) struct Standin {
+    pub(crate) regs: Regs,
+    host: Host,
+    state: Arc<Mutex<State>>,
+}
+
+impl Standin {
+    /// A unit at `base` of `host`'s machine.
+    pub(crate) fn new(host: &Host, base: u64, cap: u64, ecap: u64) -> Self {
+        let regs = host.unit(base);
+        regs.set32(at::VER, 0x10);
+        regs.set64(at::CAP, cap);
+        regs.set64(at::ECAP, ecap);
+        for control in [at::FECTL, at::IECTL] {
+            regs.set32(control, 1 << 31);
+        }
+        let state = State { cap, coherent: ecap & ECAP_C != 0, ..State::default() };
+        let unit = Standin { regs, host: host.clone(), state: Arc::new(Mutex::new(state)) };
+        let this = unit.clone();
+        unit.regs.on_write(move |_, at, v| this.write(at, v));
+        unit
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// What the driver wrote and had invalidated since the last call.
+    pub(crate) fn take(&self) -> (Vec<(u32, u64)>, Vec<[u64; 2]>) {
+        let mut s = self.state();
+        (core::mem::take(&mut s.writes), core::mem::take(&mut s.done))
+    }
+
+    fn write(&self, place: u32, v: u64) {
+        let mut s = self.state();
+        s.writes.push((place, v));
+        if let Some(left) = &mut s.gone_after {
+            match left.checked_sub(1) {
+                Some(rest) => *left = rest,
+                None => return (0..0x6000).step_by(4).for_each(|at| self.regs.set32(at, u32::MAX)),
+            }
+        }
+        match place {
+            at::GCMD => self.command(&mut s, v as u32),
+            at::FSTS => {
+                s.fsts &= !(v as u32 & 0x7d);
+                if v & 1 << 4 != 0 && s.offending.is_some() {
+                    self.run(&mut s);
+                }
+            }
+            at::CCMD => {
+                let kind = 1 | (v >> 61 & 3) << 4 | (v & 0xffff) << 16 | (v >> 16 & 0xffff) << 32;
+                self.by_register(&mut s, place, v, [kind, 0], v >> 61 & 3, 59);
+            }
+            IOTLB => {
+                let kind = 2 | (v >> 60 & 3) << 4 | (v >> 32 & 0xffff) << 16;
+                let iva = s.iva;
+                self.by_register(&mut s, place, v, [kind, iva], v >> 60 & 3, 57);
+            }
+            0x200 => s.iva = v,
+            at::IQT => {
+                self.regs.set64(place, v);
+                self.run(&mut s);
+            }
+            at::PMEN => self.regs.set32(place, v as u32 & 1 << 31 | (v >> 31) as u32 & 1),
+            at::ICS => self.regs.set32(place, self.regs.get32(place) & !(v as u32)),
+            at::RTADDR | at::IQA => self.regs.set64(place, v),
+            FRCD..0x260 if place % 16 == 12 => {
+                assert_eq!(v, 1 << 31, "bit 31 alone clears a record");
+                self.regs.set32(place, self.regs.get32(place) & !(1 << 31));
+            }
+            at::FECTL..at::PMEN | at::IECTL..at::IQERCD => self.regs.set32(place, v as u32),
+            other => panic!("write of {v:#x} to {other:#x}"),
+        }
+        let pending = (0..4).any(|i| self.regs.get32(FRCD + i * 16 + 12) >> 31 != 0);
+        s.fsts = s.fsts & !2 | u32::from(pending) << 1;
+        self.regs.set32(at::FSTS, s.fsts);
+    }
+
+    fn command(&self, s: &mut State, v: u32) {
+        let status = self.regs.get32(at::GSTS);
+        let changed = (v ^ status) & !ONE_SHOT | v & ONE_SHOT;
+        assert_eq!(changed.count_ones(), 1, "one command a write: {v:#x} over {status:#x}");
+        if changed & s.stuck != 0 {
+            // WBFS alone tells of a command in progress by being set.
+            return self.regs.set32(at::GSTS, status | changed & WBF);
+        }
+        match changed {
+            SRTP => s.root = u64::from(self.regs.get32(at::RTADDR)) | u64::from(self.regs.get32(at::RTADDR + 4)) << 32,
+            TE => assert!(status & SRTP != 0 && (v & TE != 0 || status & TE != 0), "no root pointer yet"),
+            QIE => {
+                assert_eq!(self.regs.get32(at::IQH), self.regs.get32(at::IQT), "head and tail agree");
+                self.regs.set64(at::IQH, 0);
+            }
+            _ => {}
+        }
+        let kept = if changed & ONE_SHOT != 0 { status | changed & SRTP } else { status ^ changed };
+        self.regs.set32(at::GSTS, kept);
+        self.run(s);
+    }
+
+    fn by_register(&self, s: &mut State, place: u32, v: u64, request: [u64; 2], scope: u64, answer: u32) {
+        assert!(v >> 63 == 1 && self.regs.get32(at::GSTS) & QIE == 0, "not while the queue is on");
+        match s.register_path {
+            Answer::Never => return self.regs.set64(place, v),
+            Answer::Refused => return self.regs.set64(place, v & !(1 << 63)),
+            Answer::Done => {}
+        }
+        self.invalidate(s, request);
+        self.regs.set64(place, v & !(1 << 63) | scope << answer);
+    }
+
+    /// Carries out what is between head and tail.
+    fn run(&self, s: &mut State) {
+        if self.regs.get32(at::GSTS) & QIE == 0 || s.fsts & 1 << 4 != 0 {
+            return;
+        }
+        let iqa = u64::from(self.regs.get32(at::IQA)) | u64::from(self.regs.get32(at::IQA + 4)) << 32;
+        let size = 4096u32 << (iqa & 7);
+        loop {
+            let head = self.regs.get32(at::IQH);
+            if head == self.regs.get32(at::IQT) {
+                return;
+            }
+            let place = (iqa & !0xfff) + u64::from(head);
+            let d = [place, place + 8].map(|at| self.host.read(at).expect("a queue in memory"));
+            if s.offending.is_some_and(|o| o == d) || s.bad.is_some_and(|(n, _)| n == 0) {
+                let code = s.bad.take().map_or(3, |(_, code)| code);
+                (s.offending, s.fsts) = (Some(d), s.fsts | 1 << 4);
+                self.regs.set64(at::IQERCD, u64::from(code));
+                return self.regs.set32(at::FSTS, s.fsts);
+            }
+            s.offending = None;
+            s.bad = s.bad.map(|(n, code)| (n - 1, code));
+            match d[0] & 0xf {
+                5 if d[0] & 1 << 5 != 0 => {
+                    s.held.push((d[1], (d[0] >> 32) as u32));
+                    if !s.hold {
+                        self.release_in(s, |_| true);
+                    }
+                }
+                5 => {}
+                _ => self.invalidate(s, d),
+            }
+            self.regs.set64(at::IQH, u64::from((head + 16) % size));
+        }
+    }
+
+    fn release_in(&self, s: &mut State, mut which: impl FnMut(usize) -> bool) {
+        let mut i = 0;
+        s.held.retain(|(at, data)| {
+            let go = which(i);
+            i += 1;
+            if go {
+                self.host.hardware_write32(*at, *data);
+            }
+            !go
+        });
+    }
+
+    /// Lets the status writes happen whose place among those held `which` accepts.
+    pub(crate) fn release(&self, which: impl FnMut(usize) -> bool) {
+        self.release_in(&mut self.state(), which);
+    }
+
+    fn invalidate(&self, s: &mut State, d: [u64; 2]) {
+        s.done.push(d);
+        let (scope, did, source) = (d[0] >> 4 & 3, (d[0] >> 16) as u16, (d[0] >> 32) as u16);
+        let cached = |e: &[u64; 2]| if e[0] & 1 == 0 { 0 } else { (e[1] >> 8) as u16 };
+        match (d[0] & 15, scope) {
+            (1, 1) => s.contexts.clear(),
+            (1, 2) => s.contexts.retain(|_, e| cached(e) != did),
+            (1, 3) => s.contexts.retain(|k, e| *k != source || cached(e) != did),
+            (2, 1) => s.tlb.clear(),
+            (2, 2) => s.tlb.retain(|(k, _), _| *k != did),
+            (2, 3) => {
+                let order = d[1] & 63;
+                assert!(s.cap & CAP_PSI != 0 && order <= s.cap >> 48 & 63, "page-selective, 2^{order} pages");
+                let first = d[1] >> 12;
+                assert!(first.is_multiple_of(1 << order), "aligned to its size");
+                s.tlb.retain(|(k, page), _| *k != did || page >> order != first >> order);
+            }
+            other => panic!("descriptor {d:x?} of type and scope {other:?}"),
+        }
+    }
+
+    /// Records a fault in register `i`; `hi` without the valid bit.
+    pub(crate) fn record(&self, i: u32, lo: u64, hi: u64) {
+        let mut s = self.state();
+        if s.fsts & 2 == 0 {
+            s.fsts = s.fsts & !0xff00 | i << 8;
+        }
+        s.fsts |= 2;
+        self.regs.set64(FRCD + i * 16, lo);
+        self.regs.set64(FRCD + i * 16 + 8, hi | 1 << 63);
+        self.regs.set32(at::FSTS, s.fsts);
+    }
+
+    /// Sets bits of FSTS.
+    pub(crate) fn raise(&self, bits: u32) {
+        let mut s = self.state();
+        s.fsts |= bits;
+        self.regs.set32(at::FSTS, s.fsts);
+    }
+
+    /// A device's access: through the caches as far as they hold anything, then through the tables as this unit reads
+    /// them. What is found is kept; with caching mode, that nothing was found too.
+    pub(crate) fn access(&self, source: u16, address: u64) -> Reached {
+        let mut s = self.state();
+        if self.regs.get32(at::GSTS) & TE == 0 {
+            return Some(address);
+        }
+        let caching = s.cap & CAP_CM != 0;
+        let read = |at: u64| {
+            let word = if s.coherent { self.host.read(at) } else { self.host.read_memory(at) };
+            word.expect("a table in memory")
+        };
+        let entry = s.contexts.get(&source).copied().unwrap_or_else(|| {
+            let root = read((s.root & !0xfff) + u64::from(source >> 8) * 16);
+            let context = (root & !0xfff) + u64::from(source & 0xff) * 16;
+            if root & 1 == 0 { [0, 0] } else { [read(context), read(context + 8)] }
+        });
+        let (did, page) = ((entry[1] >> 8) as u16, address >> 12);
+        let walk = || {
+            if entry[0] >> 2 & 3 == 2 {
+                return Some(page << 12);
+            }
+            let mut table = entry[0] & !0xfff;
+            for level in (1..=entry[1] & 7).map(|n| n + 2).max().into_iter().flat_map(|top| (1..=top).rev()) {
+                let shift = 3 + 9 * level;
+                let e = read(table + (address >> shift & 511) * 8);
+                if e & 3 == 0 {
+                    return None;
+                }
+                table = e & 0x000f_ffff_ffff_f000;
+                if level == 1 || e & 1 << 7 != 0 {
+                    return Some(table | address & ((1 << shift) - 1) & !0xfff);
+                }
+            }
+            None
+        };
+        let present = entry[0] & 1 != 0;
+        let to = if present { s.tlb.get(&(did, page)).copied().unwrap_or_else(walk) } else { None };
+        if present || caching {
+            s.contexts.insert(source, entry);
+        }
+        if present && (to.is_some() || caching) {
+            s.tlb.insert((did, page), to);
+        }
+        to.map(|to| to | address & 0xfff)
+    }
+}
