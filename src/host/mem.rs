@@ -152,22 +152,22 @@ impl Frames {
 unsafe fn store_pair(at: *mut AtomicU64, lo: u64, hi: u64) {
     fence(Ordering::Release);
     // SAFETY: the caller's promise; every x86-64 CPU with VT-d has cmpxchg16b. rbx is the compiler's, so it is swapped
-    // in and out around the instruction.
+    // in and out around the instruction, and no operand may be given it: each has its own register by name.
     unsafe {
         let (mut old_lo, mut old_hi) = ((*at).load(Ordering::Relaxed), (*at.add(1)).load(Ordering::Relaxed));
         loop {
             let ok: u8;
             core::arch::asm!(
-                "xchg {new_lo}, rbx",
-                "lock cmpxchg16b [{at}]",
-                "sete {ok}",
-                "mov rbx, {new_lo}",
-                at = in(reg) at,
-                new_lo = inout(reg) lo => _,
+                "xchg rsi, rbx",
+                "lock cmpxchg16b [rdi]",
+                "sete r8b",
+                "mov rbx, rsi",
+                in("rdi") at,
+                inout("rsi") lo => _,
                 in("rcx") hi,
                 inout("rax") old_lo,
                 inout("rdx") old_hi,
-                ok = out(reg_byte) ok,
+                out("r8b") ok,
                 options(nostack),
             );
             if ok != 0 {
@@ -982,3 +982,6 @@ impl<T> Drop for Shared<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
