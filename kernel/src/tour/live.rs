@@ -150,7 +150,7 @@ fn read_only(report: &mut Report, session: &Session, it: &mut Station) -> Result
 /// Another device tries what is good for the first.
 fn unattached(report: &mut Report, session: &Session, it: &Station, other: Option<&Engine>) -> Result<(), Stop> {
     let Some(other) = other else {
-        report.ok(format_args!("no second device to leave without a domain on this machine"));
+        report.missing(format_args!("a second device that does DMA on demand, to leave in no domain"));
         return Ok(());
     };
     let page = it.page(SHARED)?;

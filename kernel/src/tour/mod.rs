@@ -75,8 +75,13 @@ fn map_registers() {
 
 /// Everything off, everything given back.
 fn end(report: &mut Report, session: Session, free: usize) -> Result<(), Stop> {
-    let unexpected = session.rest.take();
-    report.check(unexpected.is_empty(), format_args!("{} faults that nobody asked for", unexpected.len()));
+    iommu::tend(session.vtd());
+    let (unexpected, lost) = (session.rest.take(), session.rest.take_lost());
+    for fault in &unexpected {
+        report::detail(format_args!("{fault}"));
+    }
+    let none = unexpected.is_empty() && lost == 0;
+    report.check(none, format_args!("{} faults that nobody asked for, {lost} lost", unexpected.len()));
     let mut registers = alloc::vec::Vec::new();
     for line in session.report().units.iter().filter(|l| l.skipped.is_none()) {
         registers.push(units::registers(&session, line.unit)?);

@@ -1,6 +1,6 @@
 //! What the tour says: sections, results, tables. Results are counted, and what is wrong is said again at the end.
 
-use crate::{print, println};
+use crate::println;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -54,7 +54,7 @@ impl Report {
         match body(self) {
             Ok(()) => {}
             Err(Stop::Wrong(why)) => self.check(false, format_args!("{why}")),
-            Err(Stop::Missing(what)) => paragraph("  none   ", &what),
+            Err(Stop::Missing(what)) => self.missing(format_args!("{what}")),
         }
     }
 
@@ -71,6 +71,11 @@ impl Report {
     /// A result that is as it must be.
     pub fn ok(&mut self, what: fmt::Arguments<'_>) {
         self.check(true, what);
+    }
+
+    /// What the machine lacks, so that it is not shown: no result.
+    pub fn missing(&self, what: fmt::Arguments<'_>) {
+        paragraph("  none   ", &what.to_string());
     }
 
     /// How many results there were, and those that were wrong.
@@ -138,8 +143,10 @@ pub fn pairs(texts: &[String]) {
     let (short, long): (Vec<&String>, Vec<&String>) = texts.iter().partition(|t| t.chars().count() < HALF - 1);
     let rows = short.len().div_ceil(2);
     for i in 0..rows {
-        print!("  {:<HALF$}", short[i]);
-        println!("{}", short.get(rows + i).map_or("", |t| t.as_str()));
+        match short.get(rows + i) {
+            Some(second) => println!("  {:<HALF$}{second}", short[i]),
+            None => println!("  {}", short[i]),
+        }
     }
     for text in long {
         paragraph("  ", text);

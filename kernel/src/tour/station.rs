@@ -131,10 +131,10 @@ impl Wanted {
             && fault.attempt == self.attempt
             && self.reasons.contains(&fault.reason.0);
         if !right {
-            return Err(Stop::Wrong(format!(
-                "that was to be a {:?} of {} at {:#x}",
-                self.attempt, self.device, self.at
-            )));
+            let cut = self.at & 0x0fff_ffff & !(PAGE - 1);
+            let hint = if fault.address.get() == cut { "; an edu needs dma_mask=0xffffffffffffffff" } else { "" };
+            let Wanted { device, at, attempt, .. } = self;
+            return Err(Stop::Wrong(format!("that was to be a {attempt:?} of {device} at {at:#x}{hint}")));
         }
         Ok(())
     }

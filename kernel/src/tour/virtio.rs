@@ -26,25 +26,35 @@ pub fn show(report: &mut Report, session: &Session) -> Result<(), Stop> {
         return Err(Stop::Missing("the machine has no virtio device that this kernel drives".to_string()));
     }
     if let Some(f) = disk {
-        read_disk(report, session, f)?;
+        let guarded = Guarded::new(session, DISK, f.id)?;
+        if let Some(disk) = opened(report, f, virtio::open_disk::<DISK>(f))? {
+            read_disk(report, f, disk)?;
+            end(report, session, guarded, f)?;
+        }
     }
     if let Some(f) = entropy {
-        take_entropy(report, session, f)?;
+        let guarded = Guarded::new(session, ENTROPY, f.id)?;
+        if let Some(entropy) = opened(report, f, virtio::open_entropy::<ENTROPY>(f))? {
+            take_entropy(report, f, entropy)?;
+            end(report, session, guarded, f)?;
+        }
     }
     Ok(())
 }
 
 /// A device that no domain can keep is left alone.
-fn or_missing(e: DeviceError, f: &Function) -> Stop {
-    match e {
-        DeviceError::Unguarded => Stop::Missing(format!("{}: {e}, and is left alone", f.id)),
-        _ => Stop::Wrong(format!("{}: {e}", f.id)),
+fn opened<T>(report: &Report, f: &Function, outcome: Result<T, DeviceError>) -> Result<Option<T>, Stop> {
+    match outcome {
+        Ok(device) => Ok(Some(device)),
+        Err(e @ DeviceError::Unguarded) => {
+            report.missing(format_args!("{}: {e}, and is left alone", f.id));
+            Ok(None)
+        }
+        Err(e) => Err(Stop::Wrong(format!("{}: {e}", f.id))),
     }
 }
 
-fn read_disk(report: &mut Report, session: &Session, f: &Function) -> Result<(), Stop> {
-    let guarded = Guarded::new(session, DISK, f.id)?;
-    let mut disk = virtio::open_disk::<DISK>(f).map_err(|e| or_missing(e, f))?;
+fn read_disk(report: &mut Report, f: &Function, mut disk: virtio::Disk<DISK>) -> Result<(), Stop> {
     let known = disk.capacity() == SECTORS;
     let mut bytes = vec![0; RUN * SECTOR];
     let last = (disk.capacity() as usize).saturating_sub(RUN);
@@ -55,11 +65,10 @@ fn read_disk(report: &mut Report, session: &Session, f: &Function) -> Result<(),
         let sectors = bytes.chunks_exact(SECTOR).enumerate();
         right += sectors.filter(|(i, sector)| !known || is_sector(first + i, sector)).count();
     }
-    drop(disk);
     let all = runs.len() * RUN;
     let what = if known { "hold what they must" } else { "read; what they must hold is not known" };
     report.check(right == all, format_args!("disk {}: {right} of {all} sectors {what}", f.id));
-    end(report, session, guarded, f)
+    Ok(())
 }
 
 /// Whether this is sector `n` of the disk that xtask makes.
@@ -68,17 +77,14 @@ fn is_sector(n: usize, sector: &[u8]) -> bool {
     sector.strip_prefix(text.as_bytes()).is_some_and(|rest| rest.iter().all(|b| *b == n as u8))
 }
 
-fn take_entropy(report: &mut Report, session: &Session, f: &Function) -> Result<(), Stop> {
-    let guarded = Guarded::new(session, ENTROPY, f.id)?;
-    let mut entropy = virtio::open_entropy::<ENTROPY>(f).map_err(|e| or_missing(e, f))?;
+fn take_entropy(report: &mut Report, f: &Function, mut entropy: virtio::Entropy<ENTROPY>) -> Result<(), Stop> {
     let (mut first, mut second) = ([0u8; 16], [0u8; 16]);
     let got = entropy.request_entropy(&mut first)? + entropy.request_entropy(&mut second)?;
-    drop(entropy);
     let right = got == 32 && first != second && first != [0; 16];
     let words = first.as_chunks().0.iter().map(|word| format!(" {:08x}", u32::from_be_bytes(*word)));
     let words = words.collect::<String>();
     report.check(right, format_args!("entropy {}: {got} bytes, the first of them{words}", f.id));
-    end(report, session, guarded, f)
+    Ok(())
 }
 
 /// Nothing was blocked, and nothing is mapped any more.
