@@ -15,8 +15,10 @@ use crate::host::platform::{Event, Identity, Platform};
 use crate::host::sync::{Lock, Once, Rank};
 use crate::hw::capabilities::Capabilities;
 use crate::hw::registers::Gsts;
-use crate::space::domain::{Domain, DomainSpec, FlushMode, Space, Strict};
+use crate::space::domain::{Domain, FlushMode, Strict};
 use crate::space::paging::Access;
+use crate::space::spec::DomainSpec;
+use crate::space::state::Space;
 use crate::unit::bring_up::{Place, Skipped, TakeOver};
 use crate::unit::config::Config;
 use crate::unit::errata::{Errata, Erratum};
@@ -100,6 +102,7 @@ pub struct FirmwareReport {
 }
 
 /// When to call `service` again.
+#[non_exhaustive]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Service {
     /// Nothing is left; call again when `Platform::wake` says so.
@@ -318,7 +321,8 @@ impl<P: Platform> Vtd<P> {
         for g in 0..core.up.get().map_or(0, Registry::len) {
             Group::unclaimed(&self.0, g)?.attach(Target::Blocked)?;
         }
-        drop(core.one_to_one.lock(core.platform()).take());
+        let stand_in = core.one_to_one.lock(core.platform()).take();
+        drop(stand_in);
         for unit in core.units() {
             unit.stop(core.host())?;
         }
@@ -382,12 +386,13 @@ impl<P: Platform> Vtd<P> {
                 let id = DeviceId { segment: unit.segment, source: crate::host::address::SourceId(record.source()) };
                 left -= usize::from(self.deliver(registry, unit.id, id, record, round));
             }
-            let lost = unit.faults().take_lost(core.host());
-            if lost != 0
-                && let Some(h) = self.rest_handler()
-            {
-                h.lost(lost);
-                left = left.saturating_sub(1);
+            // Without anybody to tell, the count is kept until somebody asks to hear.
+            if let Some(h) = self.rest_handler() {
+                let lost = unit.faults().take_lost(core.host());
+                if lost != 0 {
+                    h.lost(lost);
+                    left = left.saturating_sub(1);
+                }
             }
         }
         self.deliver_lost(registry, left)

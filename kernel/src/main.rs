@@ -10,6 +10,7 @@ mod boot;
 mod console;
 mod cpu;
 mod devices;
+mod dma;
 mod exit;
 mod iommu;
 mod machine;
@@ -20,6 +21,7 @@ mod sync;
 mod testing;
 mod tests;
 mod time;
+mod tour;
 
 use boot::cmdline::{self, Mode};
 use boot::info;
@@ -42,10 +44,7 @@ extern "C" fn kernel_main(start_info: u32) -> ! {
             true
         }
         Mode::Test => testing::run(line),
-        Mode::Tour => {
-            machine::describe();
-            machine::keeps_promise()
-        }
+        Mode::Tour => tour::run(),
     };
     exit(if success { Exit::Success } else { Exit::Failure })
 }

@@ -8,7 +8,7 @@ use crate::host::error::{Error, ErrorKind};
 use crate::host::mem::Shared;
 use crate::host::platform::Platform;
 use crate::host::sync::{Lock, Rank};
-use crate::space::domain::Space;
+use crate::space::state::Space;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 

@@ -231,6 +231,26 @@ impl Topology {
     /// (`Invalid(Size)`), and when memory ends; every other defect is survived.
     ///
     /// May wait for the allocator; not for interrupt context.
+    ///
+    /// ```
+    /// use vtd::dmar::Topology;
+    /// use vtd::{Class, Hpa};
+    ///
+    /// // A header of 48 bytes, and one unit that serves everything in segment 0.
+    /// let mut table = [0; 64];
+    /// table[..4].copy_from_slice(b"DMAR");
+    /// (table[4], table[8], table[36]) = (64, 1, 38);
+    /// (table[50], table[52]) = (16, 1);
+    /// table[56..].copy_from_slice(&0xfed9_0000u64.to_le_bytes());
+    /// table[9] = table.iter().fold(0u8, |sum, b| sum.wrapping_sub(*b));
+    /// let topology = Topology::from_table(&table)?;
+    /// assert_eq!((topology.host_address_width(), topology.defects()), (39, 0));
+    /// assert_eq!(topology.units()[0].base, Hpa::new(0xfed9_0000));
+    /// assert!(topology.units()[0].include_pci_all);
+    /// // Only bytes that are no such table are refused.
+    /// assert_eq!(Topology::from_table(b"FACP").map(|_| ()).unwrap_err().class(), Class::Invalid);
+    /// # Ok::<(), vtd::Error>(())
+    /// ```
     pub fn from_table(bytes: &[u8]) -> Result<Topology, Error> {
         let table = Table::new(bytes);
         if !table.is_dmar() {

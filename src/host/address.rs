@@ -112,6 +112,14 @@ impl From<Hpa> for x86_64::PhysAddr {
 }
 
 /// A range of input addresses, inclusive at both ends: the last page of an address space has a name and nothing wraps.
+///
+/// ```
+/// use vtd::{Iova, PAGE, Range};
+///
+/// let top = Range::sized(Iova::at(u64::MAX - 0xfff), PAGE).unwrap();
+/// assert_eq!(top.last.get(), u64::MAX);
+/// assert!(Range::sized(top.first, 2 * PAGE).is_none());
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Range {
     /// The first address.

@@ -152,22 +152,22 @@ impl Frames {
 unsafe fn store_pair(at: *mut AtomicU64, lo: u64, hi: u64) {
     fence(Ordering::Release);
     // SAFETY: the caller's promise; every x86-64 CPU with VT-d has cmpxchg16b. rbx is the compiler's, so it is swapped
-    // in and out around the instruction.
+    // in and out around the instruction, and no operand may be given it: each has its own register by name.
     unsafe {
         let (mut old_lo, mut old_hi) = ((*at).load(Ordering::Relaxed), (*at.add(1)).load(Ordering::Relaxed));
         loop {
             let ok: u8;
             core::arch::asm!(
-                "xchg {new_lo}, rbx",
-                "lock cmpxchg16b [{at}]",
-                "sete {ok}",
-                "mov rbx, {new_lo}",
-                at = in(reg) at,
-                new_lo = inout(reg) lo => _,
+                "xchg rsi, rbx",
+                "lock cmpxchg16b [rdi]",
+                "sete r8b",
+                "mov rbx, rsi",
+                in("rdi") at,
+                inout("rsi") lo => _,
                 in("rcx") hi,
                 inout("rax") old_lo,
                 inout("rdx") old_hi,
-                ok = out(reg_byte) ok,
+                out("r8b") ok,
                 options(nostack),
             );
             if ok != 0 {
@@ -290,10 +290,11 @@ impl<L: Links> Tree<L> {
     fn table(&self, level: u8) -> &Table {
         let [root, ..] = &self.path;
         let table = self.path.get(usize::from(level & 7)).unwrap_or(root);
-        // SAFETY: `new`, `enter` and `down` put a table in its place before they move the cursor to its level: a frame that
-        // `new` or `enter` allocated, or one named by an entry with the mark, which `enter` and `split` alone write. A
-        // table on the path is unlinked only after the cursor has left it (`clear` unlinks tables below it). Frames are
-        // zeroed, aligned, reached through atomics, and freed only after they were unlinked.
+        // SAFETY: a table is put in its place (`new`, `push`, `reach`) before the cursor moves to its level: a frame that
+        // `new` or `make` allocated, or one named by an entry with the mark, which `make` and `split` alone write, with
+        // the address of a frame that they allocated. A table on the path is unlinked only as the cursor leaves it
+        // (`settle`); `clear` unlinks tables below the path. Frames are zeroed, aligned, reached through atomics, and
+        // freed only after they were unlinked.
         unsafe { table.as_ref() }
     }
 
@@ -352,17 +353,15 @@ impl<L: Links> Tree<L> {
     #[inline(always)]
     pub(crate) fn find<P: Platform>(&self, p: &P, at: u64) -> (u64, u8) {
         let mut table = self.table(self.levels);
-        let mut level = self.levels;
-        let mut shift = shift(level);
+        let mut bits = shift(self.levels);
         loop {
-            let entry = table.get((at >> shift) as usize % WORDS).map_or(0, |w| w.load(Ordering::Acquire));
-            if entry & L::MARK == 0 || level == 1 {
-                return (entry, level);
+            let entry = table.get((at >> bits) as usize % WORDS).map_or(0, |w| w.load(Ordering::Acquire));
+            if entry & L::MARK == 0 || bits <= shift(1) {
+                return (entry, (bits / 9) as u8);
             }
             // SAFETY: an entry with the mark names a table of this tree, see `table`.
             table = unsafe { p.ptr(Hpa::of_entry(entry)).cast().as_ref() };
-            level -= 1;
-            shift -= 9;
+            bits -= 9;
         }
     }
 
@@ -420,7 +419,7 @@ impl<L: Links> Tree<L> {
 
     /// Stores `value` in the empty slot of `at` where the cursor, as after `reach`, has nothing to do beside; else `false`.
     #[inline(always)]
-    pub(crate) fn put(&mut self, at: u64, value: u64) -> bool {
+    pub(crate) fn put_one(&mut self, at: u64, value: u64) -> bool {
         if !(self.level == 1 && self.flags == 0) {
             return false;
         }
@@ -438,7 +437,7 @@ impl<L: Links> Tree<L> {
 
     /// Empties the used slot of `at`, likewise, where it is not the last one in use; else `false`.
     #[inline(always)]
-    pub(crate) fn drop(&mut self, at: u64) -> bool {
+    pub(crate) fn take_one(&mut self, at: u64) -> bool {
         if !(self.level == 1 && self.flags == 0) {
             return false;
         }
@@ -611,11 +610,12 @@ impl<L: Links> Tree<L> {
     /// Has what changed in the table at the cursor leave the caches, where that is needed and not done for all of it later.
     #[inline(always)]
     fn changed<P: Platform>(&mut self, p: &P, first: usize, n: usize) {
-        if self.flags & INCOHERENT != 0 && self.flags & dark(self.level) == 0 {
-            if let Some(w) = self.here().get(first..first.saturating_add(n)).and_then(|run| run.first()) {
-                p.flush(NonNull::from(w).cast(), n * 8);
-                self.flags |= UNFENCED;
-            }
+        if self.flags & (INCOHERENT | dark(self.level)) != INCOHERENT {
+            return;
+        }
+        if let Some(w) = self.here().get(first..first.saturating_add(n)).and_then(|run| run.first()) {
+            p.flush(NonNull::from(w).cast(), n * 8);
+            self.flags |= UNFENCED;
         }
     }
 
@@ -862,7 +862,7 @@ impl FreedTables {
     }
 
     /// Gives the frames back. To be called when an invalidation has covered what the tables once mapped, page walks
-    /// included (IH = 0; VT-d 6.5.2.3), and nowhere else.
+    /// included (IH = 0; VT-d 6.5.2), and nowhere else.
     pub(crate) fn release<P: Platform>(mut self, p: &P) {
         while self.head != 0 {
             let (level, mark) = ((self.head >> 2 & 7) as u8, self.head & Self::MARKS);
@@ -982,3 +982,6 @@ impl<T> Drop for Shared<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

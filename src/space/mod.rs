@@ -1,7 +1,11 @@
 //! Address spaces: what is mapped (`paging`), what must be flushed where (`flush`), domains, which bring both together
-//! (`domain`), and who has which input range (`iova`).
+//! (`spec` what they need, `domain` the handle, `state` what stands behind it, `unmapped` what is still to be flushed), and
+//! who has which input range (`iova`).
 
 pub(crate) mod domain;
 pub(crate) mod flush;
 pub(crate) mod iova;
 pub(crate) mod paging;
+pub(crate) mod spec;
+pub(crate) mod state;
+pub(crate) mod unmapped;

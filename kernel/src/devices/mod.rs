@@ -15,6 +15,8 @@ pub enum DeviceError {
     Refused,
     /// The device did not finish in time.
     TimedOut,
+    /// The device reaches memory past the remapping unit, so that no domain can keep it.
+    Unguarded,
 }
 
 impl fmt::Display for DeviceError {
@@ -23,6 +25,7 @@ impl fmt::Display for DeviceError {
             DeviceError::Missing => "the device is missing",
             DeviceError::Refused => "the device cannot do this",
             DeviceError::TimedOut => "the device did not finish in time",
+            DeviceError::Unguarded => "the device goes past the remapping unit (iommu_platform=off)",
         })
     }
 }

@@ -6,6 +6,7 @@ use super::DeviceError;
 use crate::memory::{frames, paging};
 use crate::pci::{Function, ecam};
 use crate::sync::IrqLock;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ptr::NonNull;
 use virtio_drivers::device::blk::VirtIOBlk;
@@ -27,24 +28,17 @@ pub const ENTROPY: u16 = 0x1044;
 pub const SLOTS: usize = 4;
 
 /// How the device in a slot reaches memory.
-pub trait Dma: Sync {
+pub trait Dma: Send + Sync {
     /// Lets the device reach `2^order` frames at `at`, to read, and to write where `write` says so: the input address,
     /// or nothing where that is not possible. Input addresses are multiples of a page and not 0.
     fn map(&self, at: NonNull<u8>, order: u8, write: bool) -> Option<u64>;
-    /// Takes that back. When it returns, the device reaches the frames no more.
-    fn unmap(&self, iova: u64, order: u8);
+    /// Takes that back. `true` when the device reaches the frames no more; where that is not sure they are never used
+    /// for anything else.
+    fn unmap(&self, iova: u64, order: u8) -> bool;
 }
 
-/// No IOMMU in between: input addresses are physical.
-pub struct Direct;
-
-impl Dma for Direct {
-    fn map(&self, at: NonNull<u8>, _order: u8, _write: bool) -> Option<u64> {
-        Some(frames::hpa(at).get())
-    }
-
-    fn unmap(&self, _iova: u64, _order: u8) {}
-}
+/// A slot's way to memory; none where nothing is in between, and input addresses are physical.
+type Way = Option<Arc<dyn Dma>>;
 
 /// Frames that a device reaches.
 struct Shared {
@@ -57,12 +51,18 @@ struct Shared {
 // SAFETY: the frames belong to the entry, whichever CPU looks at it.
 unsafe impl Send for Shared {}
 
-static WAYS: IrqLock<[&'static (dyn Dma + Send); SLOTS]> = IrqLock::new([&Direct; SLOTS]);
+static WAYS: IrqLock<[Way; SLOTS]> = IrqLock::new([const { None }; SLOTS]);
 static SHARED: IrqLock<Vec<Shared>> = IrqLock::new(Vec::new());
 
-/// Says how the device in `slot` reaches memory, before it is opened.
-pub fn set_dma(slot: usize, way: &'static (dyn Dma + Send)) {
-    WAYS.lock()[slot] = way;
+/// Says how the device in `slot` reaches memory, before it is opened; `None` for directly.
+pub fn set_dma(slot: usize, way: Option<Arc<dyn Dma>>) {
+    let was = core::mem::replace(&mut WAYS.lock()[slot], way);
+    // Not under the lock: it may be the last to hold what it stands for.
+    drop(was);
+}
+
+fn way(slot: usize) -> Way {
+    WAYS.lock()[slot].clone()
 }
 
 /// How many runs of frames the device in `slot` reaches: none once it has been closed.
@@ -78,8 +78,11 @@ fn order_of(bytes: usize) -> u8 {
 fn acquire(slot: usize, bytes: usize, write: bool) -> Option<(u64, NonNull<u8>)> {
     let order = order_of(bytes);
     let at = frames::alloc(order)?;
-    let way = WAYS.lock()[slot];
-    let Some(iova) = way.map(at, order, write) else {
+    let iova = match way(slot) {
+        Some(way) => way.map(at, order, write),
+        None => Some(frames::hpa(at).get()),
+    };
+    let Some(iova) = iova else {
         // SAFETY: just handed out, and no device has been told of it.
         unsafe { frames::free(at, order) };
         return None;
@@ -95,11 +98,12 @@ fn release(slot: usize, iova: u64, look: impl FnOnce(NonNull<u8>)) {
         let i = all.iter().position(|s| s.slot == slot && s.iova == iova).expect("shared before");
         all.swap_remove(i)
     };
-    let way = WAYS.lock()[slot];
-    way.unmap(iova, shared.order);
+    let unreached = way(slot).is_none_or(|way| way.unmap(iova, shared.order));
     look(shared.at);
-    // SAFETY: from `acquire`; the device has been kept from it.
-    unsafe { frames::free(shared.at, shared.order) };
+    if unreached {
+        // SAFETY: from `acquire`; the device has been kept from it.
+        unsafe { frames::free(shared.at, shared.order) };
+    }
 }
 
 /// The crate's way to memory, for the device in slot `SLOT`.
@@ -235,7 +239,12 @@ fn transport<const SLOT: usize>(function: &Function) -> Result<PlatformTransport
     let source = function.id.source;
     let place = DeviceFunction { bus: source.bus(), device: source.device(), function: source.function() };
     let mut root = PciRoot::new(Segment(function.id.segment));
-    PciTransport::new::<SlotHal<SLOT>, _>(&mut root, place).map(PlatformTransport).map_err(|_| DeviceError::Missing)
+    let mut inner = PciTransport::new::<SlotHal<SLOT>, _>(&mut root, place).map_err(|_| DeviceError::Missing)?;
+    // Without that feature the device takes input addresses for physical ones.
+    if way(SLOT).is_some() && inner.read_device_features() & ACCESS_PLATFORM == 0 {
+        return Err(DeviceError::Unguarded);
+    }
+    Ok(PlatformTransport(inner))
 }
 
 /// Opens the disk that `function` is, in slot `SLOT`.

@@ -20,8 +20,6 @@ pub struct Function {
     pub id: DeviceId,
     pub vendor: u16,
     pub device: u16,
-    /// Base class, subclass, interface: three bytes.
-    pub class: u32,
     /// For bridges.
     pub bridge: Option<Bridge>,
     /// Windows by register; none for bridges.
@@ -117,7 +115,6 @@ fn scan(segment: u16, bus: u8, seen: &mut [bool; 256], found: &mut Vec<Function>
                 id,
                 vendor: ids as u16,
                 device: (ids >> 16) as u16,
-                class: ecam::read(id, 8).unwrap_or(0) >> 8,
                 bridge,
                 windows: if bridge.is_none() { bars::read(id) } else { [None; 6] },
             });

@@ -8,6 +8,7 @@ use crate::memory::buffer::Buffer;
 use crate::memory::frames;
 use crate::pci;
 use crate::{check, check_eq, skip, test};
+use alloc::sync::Arc;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use vtd::PAGE;
@@ -24,8 +25,9 @@ impl Dma for Counted {
         Some(at.as_ptr() as u64)
     }
 
-    fn unmap(&self, _iova: u64, _order: u8) {
+    fn unmap(&self, _iova: u64, _order: u8) -> bool {
         UNMAPPED.fetch_add(1, Ordering::Relaxed);
+        true
     }
 }
 
@@ -63,7 +65,7 @@ test! {
     fn virtio_entropy_arrives() {
         let Some(function) = pci::find(virtio::VENDOR, virtio::ENTROPY).next() else { skip!("no virtio-rng") };
         let before = frames::free_count();
-        virtio::set_dma(3, &Counted);
+        virtio::set_dma(3, Some(Arc::new(Counted)));
         {
             let mut entropy = virtio::open_entropy::<3>(function)?;
             let (mut first, mut second) = ([0u8; 64], [0u8; 64]);
@@ -72,7 +74,7 @@ test! {
             check!(first != second && first != [0; 64]);
             check!(virtio::shared_count(3) > 0);
         }
-        virtio::set_dma(3, &virtio::Direct);
+        virtio::set_dma(3, None);
         check_eq!(virtio::shared_count(3), 0);
         check_eq!(MAPPED.load(Ordering::Relaxed), UNMAPPED.load(Ordering::Relaxed));
         check!(MAPPED.load(Ordering::Relaxed) >= 3, "a queue and two buffers");

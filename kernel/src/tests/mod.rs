@@ -8,4 +8,5 @@ mod memory;
 mod no_iommu;
 mod pci;
 mod platform;
+mod raw;
 mod time;

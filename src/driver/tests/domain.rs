@@ -19,7 +19,9 @@ fn attached(m: &Machine) -> (Domain<Host>, [Group<Host>; 2]) {
     let d = m.vtd.domain(&WIDE).unwrap();
     map(&d, 0x1000, 0x8000, 0x1000);
     let groups = [m.claim(dev(1)), m.claim(dev(9))];
-    groups.iter().for_each(|g| drop(g.attach(Target::Domain(&d)).unwrap()));
+    for g in &groups {
+        g.attach(Target::Domain(&d)).unwrap();
+    }
     m.forget();
     (d, groups)
 }

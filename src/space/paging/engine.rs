@@ -1,4 +1,4 @@
-//! The one engine: map, unmap, protect, split and translate over any [`Format`] (VT-d 3.7; what to flush: 6.5.3).
+//! The one engine: map, unmap, protect, split and translate over any [`Format`] (VT-d 3.7; what is stale then: 6.5).
 //!
 //! The walk position is kept between calls, runs of entries within a table are stored in one loop, tables that a range
 //! covers are detached whole, and a call fences once, twice where it made tables that an incoherent unit reads.
@@ -117,6 +117,7 @@ impl<F: Format> Paging<F> {
     }
 
     /// The format.
+    #[cfg(test)]
     pub(crate) fn format(&self) -> &F {
         &self.format
     }
@@ -152,10 +153,24 @@ impl<F: Format> Paging<F> {
         let Some(value) = self.format.leaf(Hpa::of_entry(to), 1, how) else {
             return Err(Failed::at(MapWhy::Access, at));
         };
-        if len == PAGE && self.tree.reach(p, at) && self.tree.put(at, value) {
-            return Ok(());
+        if rest < span(2) && self.tree.reach(p, at) {
+            if len != PAGE && self.tree.holds(at, at + rest) {
+                return self.map_run(p, at, len, value);
+            }
+            if len == PAGE && self.tree.put_one(at, value) {
+                return Ok(());
+            }
         }
         self.map_on(p, at, to, len, how)
+    }
+
+    /// `map` of smallest pages into the table at the cursor, as after `reach`.
+    #[inline(never)]
+    fn map_run<P: Platform>(&mut self, p: &P, at: u64, len: u64, value: u64) -> Result<(), Failed> {
+        match self.tree.fill(p, slot(at, 1), (len / PAGE) as usize, value, PAGE) {
+            Ok(()) => Ok(()),
+            Err(i) => Err(self.conflict(p, at, at, 1, i)),
+        }
     }
 
     /// Moves the cursor to the table of `level` that covers `at`, and makes what is missing on the way.
@@ -249,7 +264,7 @@ impl<F: Format> Paging<F> {
     #[inline]
     pub(crate) fn unmap<P: Platform>(&mut self, p: &P, range: Range) -> Result<Stale, Failed> {
         let (first, last) = self.checked(range)?;
-        if last - first == PAGE - 1 && self.tree.reach(p, first) && self.tree.drop(first) {
+        if last - first == PAGE - 1 && self.tree.reach(p, first) && self.tree.take_one(first) {
             return Ok(Stale { range, leaf_only: true });
         }
         self.unmap_on(p, first, last)
@@ -258,18 +273,29 @@ impl<F: Format> Paging<F> {
     /// `unmap` of what is checked, in general.
     #[inline(never)]
     fn unmap_on<P: Platform>(&mut self, p: &P, first: u64, last: u64) -> Result<Stale, Failed> {
-        let mut touched = Touched::NOTHING;
         self.deepest(p, first);
-        if self.tree.holds(first, last) {
-            if self.tree.clear(p, slot(first, 1), slot(last, 1) - slot(first, 1) + 1) != 0 {
-                touched.add(first, last);
-            }
-        } else {
-            if let Err(e) = self.cut_ends(p, first, last, &mut touched) {
-                return Err(self.failed(p, e, touched));
-            }
-            self.clear(p, first, last, &mut touched);
+        let (level, unlinked) = (self.tree.level(), self.tree.unlinked());
+        if (first | !last) & span(level) != 0 || (first ^ last) >> shift(level + 1) != 0 {
+            return self.unmap_far(p, first, last);
         }
+        // Whole entries of one table.
+        let n = slot(last, level) - slot(first, level) + 1;
+        if self.tree.clear(p, slot(first, level), n) == 0 {
+            self.tree.commit(p);
+            return Err(Failed::at(MapWhy::NotMapped, first));
+        }
+        let mut touched = Touched { first, last, tables: self.tree.unlinked() != unlinked };
+        self.finish(p, &mut touched);
+        touched.stale().ok_or(Failed::at(MapWhy::NotMapped, first))
+    }
+
+    #[inline(never)]
+    fn unmap_far<P: Platform>(&mut self, p: &P, first: u64, last: u64) -> Result<Stale, Failed> {
+        let mut touched = Touched::NOTHING;
+        if let Err(e) = self.cut_ends(p, first, last, &mut touched) {
+            return Err(self.failed(p, e, touched));
+        }
+        self.clear(p, first, last, &mut touched);
         self.finish(p, &mut touched);
         touched.stale().ok_or(Failed::at(MapWhy::NotMapped, first))
     }

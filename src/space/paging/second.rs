@@ -18,7 +18,7 @@ pub(crate) struct SecondStage {
 impl SecondStage {
     /// `levels` 3, 4 or 5 (`None` for others); `sizes` as every unit of the domain has them; `force_snoop` only where
     /// every unit has ECAP.SC. With `dirty`, hardware writes accessed and dirty bits (SSADE); without `coherent` it
-    /// cannot, and they are set from the start (VT-d 3.7.2: an update in a walk that is not snooped faults).
+    /// cannot, and they are set from the start (an update in a walk that is not snooped is fault 7Ch).
     pub(crate) const fn new(
         levels: u8,
         sizes: PageSizes,
@@ -32,11 +32,6 @@ impl SecondStage {
         let preset = if coherent { 0 } else { ACCESSED };
         let leaf = preset | if coherent { 0 } else { DIRTY } | if force_snoop { SNOOP } else { 0 };
         Some(SecondStage { levels, sizes, leaf, table: READ | WRITE | preset, live: dirty && coherent })
-    }
-
-    /// The table depth as context and PASID entries say it (AW; VT-d 9.3): 1, 2 or 3.
-    pub(crate) const fn address_width(&self) -> u8 {
-        self.levels - 2
     }
 
     /// Rights as bits 1:0, which is the order that `Access` has.
@@ -129,7 +124,7 @@ mod tests {
         // Page sizes that a unit lacks are reserved bits there; unsnooped tables have A and D preset.
         let f = SecondStage::new(3, PageSizes::empty(), false, false, false).unwrap();
         assert_eq!((f.leaf(at, 2, rw), f.leaf(at, 3, rw)), (None, None));
-        assert_eq!((f.leaf(at, 1, rw), f.table(), f.address_width()), (Some(0x4000_0303), 0x103, 1));
+        assert_eq!((f.leaf(at, 1, rw), f.table()), (Some(0x4000_0303), 0x103));
         assert!(SecondStage::new(2, all, false, false, true).is_none());
         assert!(SecondStage::new(6, all, false, false, true).is_none());
     }

@@ -85,7 +85,13 @@ fn follow(command: &mut Command, deadline: Option<Instant>, lines: &mut Vec<Stri
     loop {
         let left = deadline.map_or(Duration::MAX, |end| end.saturating_duration_since(Instant::now()));
         match receiver.recv_timeout(left) {
-            Ok(line) => lines.push(line),
+            Ok(line) => {
+                // libtest's word on long tests: the only sign of life for minutes.
+                if line.contains(" has been running for over ") {
+                    println!("{line}");
+                }
+                lines.push(line);
+            }
             Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => {
                 let _ = child.kill();

@@ -7,6 +7,7 @@ mod groups;
 mod invalidation;
 mod mapping;
 mod parallel;
+mod virtio;
 
 use crate::devices::edu::Edu;
 use crate::devices::testdev::TestDevice;

@@ -1,0 +1,80 @@
+//! What a domain states that it needs of every unit that its devices are behind (VT-d 3.7, 11.4.2).
+
+use super::paging::PageSizes;
+use crate::host::error::{ErrorKind, Field, Need};
+use crate::hw::capabilities::{AddressWidth, Capabilities};
+use crate::unit::errata::Errata;
+
+/// The floor that every unit which may join must meet; a unit below it is refused by name at attach.
+#[non_exhaustive]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DomainSpec {
+    /// Levels of tables: 3 (39 bits), 4 (48 bits) or 5 (57 bits). A unit takes those of CAP.SAGAW.
+    pub levels: u8,
+    /// Bits of input addresses: at most what the levels reach, and CAP.MGAW of every unit.
+    pub width: u8,
+    /// Page sizes that the tables may use beside 4 KiB.
+    pub sizes: PageSizes,
+    /// Only units that snoop their table walks may join; saves flushing cache lines.
+    pub coherent: bool,
+    /// Every access of a device is snooped, whatever the device asks for.
+    pub force_snoop: bool,
+}
+
+impl Default for DomainSpec {
+    /// Four levels, 39 bits, 4 KiB pages, any coherence: what nearly every unit takes.
+    fn default() -> Self {
+        DomainSpec { levels: 4, width: 39, sizes: PageSizes::empty(), coherent: false, force_snoop: false }
+    }
+}
+
+impl DomainSpec {
+    /// The most that a unit offers: the widest tables up to 48 bits, all page sizes, coherent where it snoops.
+    pub(crate) fn best_of(caps: &Capabilities, errata: Errata) -> Self {
+        let levels = [4, 3, 5].into_iter().find(|l| caps.cap.supports_levels(*l)).unwrap_or(4);
+        let width = caps.cap.mgaw().min(12 + 9 * levels);
+        DomainSpec { levels, width, sizes: sizes_of(caps, errata), coherent: caps.ecap.c(), force_snoop: false }
+    }
+
+    /// What both offer.
+    pub(crate) fn common(self, other: Self) -> Self {
+        DomainSpec {
+            levels: self.levels,
+            width: self.width.min(other.width),
+            sizes: self.sizes & other.sizes,
+            coherent: self.coherent && other.coherent,
+            force_snoop: self.force_snoop && other.force_snoop,
+        }
+    }
+
+    /// The width that the levels reach, as entries encode it.
+    pub(super) fn reach(&self) -> Result<AddressWidth, ErrorKind> {
+        AddressWidth::of_levels(self.levels)
+            .filter(|w| (12..=w.bits()).contains(&self.width))
+            .ok_or(ErrorKind::Invalid(Field::Size))
+    }
+
+    /// What a unit lacks of it.
+    pub(super) fn lacking(&self, caps: &Capabilities, errata: Errata) -> Option<Need> {
+        if !caps.cap.supports_levels(self.levels) || caps.cap.mgaw() < self.width {
+            Some(Need::Width)
+        } else if !sizes_of(caps, errata).contains(self.sizes) {
+            Some(Need::PageSizes)
+        } else if self.coherent && !caps.ecap.c() {
+            Some(Need::Coherence)
+        } else if self.force_snoop && !caps.ecap.sc() {
+            Some(Need::SnoopControl)
+        } else {
+            None
+        }
+    }
+}
+
+fn sizes_of(caps: &Capabilities, errata: Errata) -> PageSizes {
+    let mut sizes = PageSizes::empty();
+    if !errata.contains(Errata::SMALL_PAGES) {
+        sizes.set(PageSizes::SIZE_2M, caps.cap.pages_2m());
+        sizes.set(PageSizes::SIZE_1G, caps.cap.pages_1g());
+    }
+    sizes
+}

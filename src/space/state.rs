@@ -1,0 +1,385 @@
+//! What a domain's handle, its attachments and its pending flushes share: the tables, the units that may cache them (tags),
+//! what is still owed to these, and firmware's regions (VT-d 3.7, 6.2).
+//!
+//! Everything that is unmapped stays owned until a flush has completed: table pages by [`Unmapped`], ranges by the domain,
+//! which refuses to map them anew ([`MapWhy::Unflushed`]).
+
+use super::flush::add_range;
+use super::paging::Access;
+use super::paging::engine::{Failed, Limits, Paging, Stale};
+use super::paging::second::SecondStage;
+use super::spec::DomainSpec;
+use super::unmapped::Unmapped;
+use crate::host::address::{Hpa, INTERRUPT_RANGE, Iova, Range};
+use crate::host::error::{Error, ErrorKind, Field, MapError, MapWhy};
+use crate::host::grow;
+use crate::host::mem::{FreedTables, Shared};
+use crate::host::platform::Platform;
+use crate::host::sync::{Guard, Lock, Rank};
+use crate::hw::capabilities::{AddressWidth, Cap};
+use crate::unit::invalidate::Batch;
+use crate::unit::{Machine, Unit};
+use alloc::vec::Vec;
+
+/// What a domain's handle, its attachments and its pending flushes share.
+pub(crate) struct Space<P: Platform> {
+    pub(super) machine: Shared<Machine<P>>,
+    pub(super) spec: DomainSpec,
+    pub(super) root: (Hpa, AddressWidth),
+    pub(super) state: Lock<State>,
+}
+
+pub(super) struct State {
+    /// `None` only while the domain is being dropped.
+    pub(super) tables: Option<Paging<SecondStage>>,
+    pub(super) tags: Vec<Tag>,
+    /// A unit that caches absent entries is among the tags: mapping needs a flush too.
+    pub(super) flush_maps: bool,
+    pub(super) owed: Vec<Owed>,
+    /// The operation under way changed more than leaf entries.
+    pub(super) tables_changed: bool,
+    /// What dropped `Unmapped`s owned. Goes to the flush that takes their ranges over, in one step with these: a flush
+    /// that completes without them proves nothing for it.
+    pub(super) left: Left,
+    pub(super) next_ticket: u64,
+    /// Firmware's regions mapped one to one for attached devices, with the number of attachments.
+    pub(super) firmware: Vec<(Range, u32)>,
+    /// Every address below is mapped to itself, firmware's regions with them.
+    pub(super) one_to_one: u64,
+}
+
+/// Table pages whose flush was given up.
+pub(super) struct Left {
+    pub(super) freed: FreedTables,
+    pub(super) tables_changed: bool,
+}
+
+/// A unit that may cache the domain's translations.
+#[derive(Clone, Copy)]
+pub(super) struct Tag {
+    /// Index into the machine's units.
+    pub(super) unit: usize,
+    pub(super) did: u16,
+    /// Requester ids attached; 0 for a free place, so that places do not move under a flush that goes through them.
+    pub(super) uses: u32,
+}
+
+/// A range that was unmapped and is not known to have left all caches.
+#[derive(Clone, Copy)]
+pub(super) struct Owed {
+    /// What must not be mapped anew; nothing for a change of rights.
+    pub(super) closed: Option<Range>,
+    /// What must be flushed: also the large pages that were split and the tables that went, whole. Mapping next to what
+    /// was unmapped is allowed there, but hardware may still walk through a table that went.
+    pub(super) stale: Range,
+    /// Which `Unmapped` will flush it; `NOBODY` when that one was dropped.
+    pub(super) ticket: u64,
+}
+
+pub(super) const NOBODY: u64 = 0;
+
+impl<P: Platform> Space<P> {
+    pub(super) fn new(machine: &Shared<Machine<P>>, spec: DomainSpec, hpa_width: u8) -> Result<Self, ErrorKind> {
+        let reach = spec.reach()?;
+        let format = SecondStage::new(spec.levels, spec.sizes, spec.force_snoop, false, spec.coherent)
+            .ok_or(ErrorKind::Invalid(Field::Size))?;
+        let p = &machine.host.platform;
+        let limits = Limits { input: spec.width, output: hpa_width, coherent: spec.coherent, node: None };
+        let tables = Paging::new(p, format, limits)?;
+        let root = (tables.root(p), reach);
+        let state = State {
+            tables: Some(tables),
+            tags: Vec::new(),
+            flush_maps: false,
+            owed: Vec::new(),
+            tables_changed: false,
+            left: Left { freed: FreedTables::new(), tables_changed: false },
+            next_ticket: NOBODY + 1,
+            firmware: Vec::new(),
+            one_to_one: 0,
+        };
+        Ok(Space { machine: machine.clone(), spec, root, state: Lock::new(Rank::Domain, state) })
+    }
+
+    pub(super) fn lock(&self) -> Guard<'_, State, P> {
+        self.state.lock(&self.machine.host.platform)
+    }
+
+    /// The address of the top table, and the width that its levels reach.
+    pub(crate) fn root(&self) -> (Hpa, AddressWidth) {
+        self.root
+    }
+
+    /// The domain id on a unit that was `enter`ed.
+    pub(crate) fn did(&self, index: usize) -> Option<u16> {
+        self.lock().tags.iter().find(|t| t.uses != 0 && t.unit == index).map(|t| t.did)
+    }
+
+    /// Registers the use by one more requester id on a unit, before any entry names the domain there. The domain id.
+    pub(crate) fn enter(&self, index: usize, unit: &Unit<P>) -> Result<u16, Error> {
+        if let Some(need) = self.spec.lacking(&unit.caps, unit.errata) {
+            return Err(ErrorKind::Unsupported(need).on(unit.id));
+        }
+        let p = &self.machine.host.platform;
+        let mut s = self.lock();
+        if let Some(t) = s.tags.iter_mut().find(|t| t.uses != 0 && t.unit == index) {
+            t.uses = t.uses.saturating_add(1);
+            return Ok(t.did);
+        }
+        let did = unit.ids.lock(p).alloc().map_err(|e| e.on(unit.id))?;
+        let tag = Tag { unit: index, did, uses: 1 };
+        if let Some(free) = s.tags.iter_mut().find(|t| t.uses == 0) {
+            *free = tag;
+        } else if let Err(e) = grow::push(&mut s.tags, tag) {
+            unit.ids.lock(p).free(did);
+            return Err(e.on(unit.id));
+        }
+        s.flush_maps |= unit.caps.cap.cm() || unit.needs_write_buffer_flush();
+        Ok(did)
+    }
+
+    /// Ends a use whose entry is gone from all caches. The last one on a unit gives the domain id back.
+    pub(crate) fn leave(&self, index: usize, unit: &Unit<P>) {
+        let mut s = self.lock();
+        if let Some(t) = s.tags.iter_mut().find(|t| t.uses != 0 && t.unit == index) {
+            t.uses -= 1;
+            if t.uses == 0 {
+                let did = t.did;
+                unit.ids.lock(&self.machine.host.platform).free(did);
+            }
+        }
+    }
+
+    /// Maps a region that firmware reserved for a device, one to one, for as long as devices need it that are attached.
+    pub(crate) fn enter_firmware(&self, r: Range) -> Result<(), ErrorKind> {
+        let p = &self.machine.host.platform;
+        let mut s = self.lock();
+        if r.last.get() < s.one_to_one {
+            return Ok(());
+        }
+        if let Some((_, uses)) = s.firmware.iter_mut().find(|(known, _)| *known == r) {
+            *uses = uses.saturating_add(1);
+            return Ok(());
+        }
+        s.firmware.try_reserve(1).map_err(|_| ErrorKind::OutOfMemory)?;
+        let Some(to) = Hpa::new(r.first.get()) else { return Err(ErrorKind::Invalid(Field::Address)) };
+        let len = r.len_minus_one().checked_add(1).ok_or(ErrorKind::Invalid(Field::Address))?;
+        let ticket = s.ticket();
+        match s.map(p, r.first, to, len, Access::READ | Access::WRITE, ticket) {
+            Ok(flush) => {
+                grow::push(&mut s.firmware, (r, 1))?;
+                drop(s);
+                if flush && let Err(e) = self.flush_mapped(r) {
+                    self.leave_firmware(r);
+                    return Err(e.kind);
+                }
+            }
+            Err(e) => {
+                self.take_back(s, ticket);
+                return Err(match e.why {
+                    MapWhy::OutOfFrames => ErrorKind::OutOfFrames,
+                    MapWhy::OutOfMemory => ErrorKind::OutOfMemory,
+                    _ => ErrorKind::Invalid(Field::ReservedRegion),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a use of such a region; the last one unmaps it. What units do not confirm in time stays owed.
+    pub(crate) fn leave_firmware(&self, r: Range) {
+        let last = {
+            let mut s = self.lock();
+            let Some((_, uses)) = s.firmware.iter_mut().find(|(known, _)| *known == r) else { return };
+            *uses -= 1;
+            let last = *uses == 0;
+            s.firmware.retain(|(_, uses)| *uses != 0);
+            last
+        };
+        if last && let Ok(u) = self.unmap(r) {
+            let _ = u.flush();
+        }
+    }
+
+    /// Maps every address below `top` to itself, but for the interrupt addresses.
+    pub(crate) fn map_one_to_one(&self, top: u64, how: Access) -> Result<(), ErrorKind> {
+        let p = &self.machine.host.platform;
+        let below = top.min(INTERRUPT_RANGE.first.get());
+        let above = INTERRUPT_RANGE.last.get() + 1;
+        let mut s = self.lock();
+        for (first, len) in [(0, below), (above, top.saturating_sub(above))] {
+            let (at, Some(to)) = (Iova::at(first), Hpa::new(first)) else { continue };
+            if len != 0 {
+                s.map(p, at, to, len, how, NOBODY).map_err(|_| ErrorKind::OutOfFrames)?;
+            }
+        }
+        s.one_to_one = top;
+        Ok(())
+    }
+
+    pub(super) fn unmap(&self, r: Range) -> Result<Unmapped<'_, P>, MapError> {
+        let mut s = self.lock();
+        let ticket = s.ticket();
+        match s.unmap(&self.machine.host.platform, r, ticket) {
+            Ok(()) => Ok(self.end(s, ticket, None)),
+            Err(e) => {
+                self.take_back(s, ticket);
+                Err(e)
+            }
+        }
+    }
+
+    /// Flushes what an operation that failed may have left in caches; if that fails too it stays owed.
+    pub(super) fn take_back(&self, s: Guard<'_, State, P>, ticket: u64) {
+        if s.owed.iter().any(|o| o.ticket == ticket) {
+            let _ = self.end(s, ticket, None).flush();
+        }
+    }
+
+    /// Ends an edit: what it unmapped becomes the caller's to flush; what it mapped is flushed now where units cache
+    /// absent entries.
+    pub(super) fn end<'d>(&'d self, mut s: Guard<'d, State, P>, ticket: u64, mapped: Option<Range>) -> Unmapped<'d, P> {
+        let (freed, tables_changed) = s.take_freed();
+        drop(s);
+        let unmapped = Unmapped { space: self, ticket, freed, tables_changed };
+        if let Some(r) = mapped {
+            // A failure shows as a fault of the device; `map` itself reports it, an edit's next flush repeats it.
+            let _ = self.flush_mapped(r);
+        }
+        unmapped
+    }
+
+    /// Flushes what units may have cached where something was mapped: that it was absent, or a table that went.
+    pub(super) fn flush_mapped(&self, r: Range) -> Result<(), Error> {
+        let h = &self.machine.host;
+        let mut i = 0;
+        while let Some((tag, batch)) = self.batch(i, |b, cap, did| add_range(b, cap, did, r, false)) {
+            i += 1;
+            if let Some(unit) = self.machine.units().get(tag.unit) {
+                // Invalidations flush the write buffer too.
+                unit.invalidate(h, &batch)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The batch for the tag in place `i`; empty for a free place, `None` behind the last.
+    pub(super) fn batch(&self, i: usize, add: impl Fn(&mut Batch, Cap, u16)) -> Option<(Tag, Batch)> {
+        let tag = *self.lock().tags.get(i)?;
+        let mut batch = Batch::new();
+        if let Some(unit) = self.machine.units().get(tag.unit).filter(|_| tag.uses != 0) {
+            add(&mut batch, unit.caps.cap, tag.did);
+        }
+        Some((tag, batch))
+    }
+}
+
+impl State {
+    pub(super) fn ticket(&mut self) -> u64 {
+        let t = self.next_ticket;
+        self.next_ticket = t.wrapping_add(1).max(NOBODY + 1);
+        t
+    }
+
+    /// Maps, and says whether what was mapped must be flushed; what a failure left in caches is owed under `ticket`.
+    pub(super) fn map<P: Platform>(
+        &mut self,
+        p: &P,
+        at: Iova,
+        to: Hpa,
+        len: u64,
+        how: Access,
+        ticket: u64,
+    ) -> Result<bool, MapError> {
+        let range = Range::sized(at, len);
+        let mut flush = self.flush_maps;
+        if let Some(r) = range {
+            for o in self.owed.iter().filter(|o| o.stale.overlaps(&r)) {
+                if let Some(closed) = o.closed.filter(|c| c.overlaps(&r)) {
+                    return Err(MapError { why: MapWhy::Unflushed, at: closed.first.max(at) });
+                }
+                flush = true;
+            }
+        }
+        // Room for what a failure would owe, before anything is mapped.
+        self.owed.try_reserve(1).map_err(|_| MapError { why: MapWhy::OutOfMemory, at })?;
+        let Some(tables) = &mut self.tables else { return Err(MapError { why: MapWhy::NotMapped, at }) };
+        match tables.map(p, at, to, len, how) {
+            Ok(()) => Ok(flush),
+            Err(f) => Err(self.failed(f, range, ticket)),
+        }
+    }
+
+    pub(super) fn failed(&mut self, f: Failed, closed: Option<Range>, ticket: u64) -> MapError {
+        if let Some(stale) = f.stale {
+            self.owe(stale, closed, ticket);
+        }
+        f.error
+    }
+
+    pub(super) fn unmap<P: Platform>(&mut self, p: &P, r: Range, ticket: u64) -> Result<(), MapError> {
+        self.owed.try_reserve(1).map_err(|_| MapError { why: MapWhy::OutOfMemory, at: r.first })?;
+        let Some(tables) = &mut self.tables else { return Err(MapError { why: MapWhy::NotMapped, at: r.first }) };
+        match tables.unmap(p, r) {
+            Ok(stale) => {
+                self.owe(stale, Some(r), ticket);
+                Ok(())
+            }
+            Err(f) => Err(self.failed(f, Some(r), ticket)),
+        }
+    }
+
+    pub(super) fn protect<P: Platform>(&mut self, p: &P, r: Range, how: Access, ticket: u64) -> Result<(), MapError> {
+        self.owed.try_reserve(1).map_err(|_| MapError { why: MapWhy::OutOfMemory, at: r.first })?;
+        let Some(tables) = &mut self.tables else { return Err(MapError { why: MapWhy::NotMapped, at: r.first }) };
+        match tables.protect(p, r, how) {
+            Ok(stale) => {
+                if let Some(stale) = stale {
+                    self.owe(stale, None, ticket);
+                }
+                Ok(())
+            }
+            Err(f) => Err(self.failed(f, None, ticket)),
+        }
+    }
+
+    pub(super) fn owe(&mut self, stale: Stale, closed: Option<Range>, ticket: u64) {
+        self.tables_changed |= !stale.leaf_only;
+        let follows = |a: Range, b: Range| a.last.get().checked_add(1) == Some(b.first.get());
+        if let Some(last) = self.owed.last_mut()
+            && last.ticket == ticket
+            && let (Some(a), Some(b)) = (&mut last.closed, closed)
+            && follows(*a, b)
+            && follows(last.stale, stale.range)
+        {
+            a.last = b.last;
+            last.stale.last = stale.range.last;
+            return;
+        }
+        // Room was reserved before anything changed; without it the range would be mapped anew too early.
+        let _ = grow::push(&mut self.owed, Owed { closed, stale: stale.range, ticket });
+    }
+
+    /// What the tables gave up, and whether more than leaves changed.
+    pub(super) fn take_freed(&mut self) -> (FreedTables, bool) {
+        let freed = self.tables.as_mut().map_or(FreedTables::new(), Paging::take_freed);
+        (freed, core::mem::take(&mut self.tables_changed))
+    }
+}
+
+impl<P: Platform> Drop for Space<P> {
+    fn drop(&mut self) {
+        // No attachment holds the domain any more. A unit that was left has flushed the whole domain id, and what was owed
+        // with it; what a unit did not confirm keeps its tag, and is leaked, not reused.
+        let h = &self.machine.host;
+        let mut s = self.state.lock(&h.platform);
+        if s.tags.iter().all(|t| t.uses == 0)
+            && let Some(tables) = s.tables.take()
+        {
+            let mut freed = tables.into_freed(&h.platform);
+            freed.append(core::mem::replace(&mut s.left.freed, FreedTables::new()));
+            drop(s);
+            freed.release(&h.platform);
+        }
+    }
+}

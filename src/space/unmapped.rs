@@ -1,0 +1,203 @@
+//! From an unmap to the proof that no cache holds it: flushes submitted to every unit before the first is awaited.
+
+use super::flush::{Flushed, add_range};
+use super::state::{NOBODY, Space};
+use crate::host::error::Error;
+use crate::host::mem::FreedTables;
+use crate::host::platform::Platform;
+use crate::unit::invalidate::{Batch, InFlight};
+use core::ops::ControlFlow;
+
+/// What was unmapped and is still in caches. Owns the freed table pages. Dropped unflushed they are owed by the domain
+/// and come back with its next flush, never earlier.
+#[must_use = "devices reach the unmapped memory until this is flushed"]
+pub struct Unmapped<'d, P: Platform> {
+    pub(super) space: &'d Space<P>,
+    pub(super) ticket: u64,
+    pub(super) freed: FreedTables,
+    pub(super) tables_changed: bool,
+}
+
+impl<'d, P: Platform> Unmapped<'d, P> {
+    pub(super) fn nothing(space: &'d Space<P>) -> Self {
+        Unmapped { space, ticket: NOBODY, freed: FreedTables::new(), tables_changed: false }
+    }
+
+    /// Flushes and awaits it, with a deadline. Not for interrupt context, and not under an `Edit` of the same domain.
+    pub fn flush(self) -> Result<Flushed, NotFlushed<'d, P>> {
+        let pending = self.submit()?;
+        pending.wait()
+    }
+
+    /// Hands the flush to every unit, and does not wait for it.
+    pub fn submit(mut self) -> Result<Pending<'d, P>, NotFlushed<'d, P>> {
+        let space = self.space;
+        {
+            // Takes over what nobody else will flush.
+            let mut s = space.lock();
+            for o in s.owed.iter_mut().filter(|o| o.ticket == NOBODY) {
+                o.ticket = self.ticket;
+            }
+            self.freed.append(core::mem::replace(&mut s.left.freed, FreedTables::new()));
+            self.tables_changed |= core::mem::take(&mut s.left.tables_changed);
+        }
+        let mut flights = Flights::new();
+        let mut i = 0;
+        loop {
+            match self.start(i, &mut flights) {
+                Ok(true) => i += 1,
+                Ok(false) => return Ok(Pending { unmapped: self, flights }),
+                Err(error) => {
+                    flights.abandon(space);
+                    return Err(NotFlushed { error, still: self });
+                }
+            }
+        }
+    }
+
+    /// Starts the flush for the tag in place `i`; `false` behind the last.
+    fn start(&self, i: usize, flights: &mut Flights) -> Result<bool, Error> {
+        let space = self.space;
+        let (tag, batch) = {
+            let s = space.lock();
+            let Some(&tag) = s.tags.get(i) else { return Ok(false) };
+            let mut batch = Batch::new();
+            if let Some(unit) = space.machine.units().get(tag.unit).filter(|_| tag.uses != 0) {
+                for o in s.owed.iter().filter(|o| o.ticket == self.ticket) {
+                    add_range(&mut batch, unit.caps.cap, tag.did, o.stale, !self.tables_changed);
+                }
+            }
+            (tag, batch)
+        };
+        if let Some(unit) = space.machine.units().get(tag.unit)
+            && !batch.is_empty()
+        {
+            let flight = unit.start(&space.machine.host, &batch)?;
+            flights.push(space, tag.unit, flight)?;
+        }
+        Ok(true)
+    }
+
+    fn done(mut self) -> Flushed {
+        let space = self.space;
+        space.lock().owed.retain(|o| o.ticket != self.ticket);
+        core::mem::replace(&mut self.freed, FreedTables::new()).release(&space.machine.host.platform);
+        self.ticket = NOBODY;
+        Flushed(())
+    }
+}
+
+impl<P: Platform> Drop for Unmapped<'_, P> {
+    fn drop(&mut self) {
+        if self.ticket == NOBODY {
+            return;
+        }
+        let freed = core::mem::replace(&mut self.freed, FreedTables::new());
+        let mut s = self.space.lock();
+        for o in s.owed.iter_mut().filter(|o| o.ticket == self.ticket) {
+            o.ticket = NOBODY;
+        }
+        s.left.freed.append(freed);
+        s.left.tables_changed |= self.tables_changed;
+    }
+}
+
+/// Submissions in flight: the first few in place, so that a flush needs no memory; beyond those, one waits at once.
+struct Flights {
+    list: [Option<(usize, InFlight)>; 8],
+}
+
+impl Flights {
+    const fn new() -> Self {
+        Flights { list: [None; 8] }
+    }
+
+    fn push<P: Platform>(&mut self, space: &Space<P>, unit: usize, f: InFlight) -> Result<(), Error> {
+        if let Some(free) = self.list.iter_mut().find(|x| x.is_none()) {
+            *free = Some((unit, f));
+            return Ok(());
+        }
+        match space.machine.units().get(unit) {
+            Some(u) => u.finish(&space.machine.host, f),
+            None => Ok(()),
+        }
+    }
+
+    fn abandon<P: Platform>(&mut self, space: &Space<P>) {
+        for (unit, f) in self.list.iter_mut().filter_map(Option::take) {
+            if let Some(u) = space.machine.units().get(unit) {
+                u.abandon(f);
+            }
+        }
+    }
+}
+
+/// A flush that was handed to the units.
+#[must_use = "nothing is proved before this says so"]
+pub struct Pending<'d, P: Platform> {
+    unmapped: Unmapped<'d, P>,
+    flights: Flights,
+}
+
+impl<'d, P: Platform> Pending<'d, P> {
+    /// Looks whether all units have completed it. Never waits; a unit that never answers is found by `wait` only.
+    pub fn poll(mut self) -> ControlFlow<Result<Flushed, NotFlushed<'d, P>>, Self> {
+        let space = self.unmapped.space;
+        for place in &mut self.flights.list {
+            let Some((unit, f)) = *place else { continue };
+            let Some(u) = space.machine.units().get(unit) else { continue };
+            match u.poll(f) {
+                None => return ControlFlow::Continue(self),
+                Some(Ok(())) => *place = None,
+                Some(Err(error)) => {
+                    *place = None;
+                    return ControlFlow::Break(Err(self.failed(error)));
+                }
+            }
+        }
+        ControlFlow::Break(Ok(self.into_unmapped().done()))
+    }
+
+    /// Awaits all units, with a deadline.
+    pub fn wait(mut self) -> Result<Flushed, NotFlushed<'d, P>> {
+        let space = self.unmapped.space;
+        for place in &mut self.flights.list {
+            let Some((unit, f)) = place.take() else { continue };
+            let Some(u) = space.machine.units().get(unit) else { continue };
+            if let Err(error) = u.finish(&space.machine.host, f) {
+                return Err(self.failed(error));
+            }
+        }
+        Ok(self.into_unmapped().done())
+    }
+
+    fn failed(mut self, error: Error) -> NotFlushed<'d, P> {
+        self.flights.abandon(self.unmapped.space);
+        NotFlushed { error, still: self.into_unmapped() }
+    }
+
+    fn into_unmapped(mut self) -> Unmapped<'d, P> {
+        let nothing = Unmapped::nothing(self.unmapped.space);
+        core::mem::replace(&mut self.unmapped, nothing)
+    }
+}
+
+impl<P: Platform> Drop for Pending<'_, P> {
+    fn drop(&mut self) {
+        self.flights.abandon(self.unmapped.space);
+    }
+}
+
+/// A flush that failed or ran out of time: nothing is given back; pages, ids and status words stay owned.
+pub struct NotFlushed<'d, P: Platform> {
+    /// What happened.
+    pub error: Error,
+    /// What is still to be flushed.
+    pub still: Unmapped<'d, P>,
+}
+
+impl<P: Platform> core::fmt::Debug for NotFlushed<'_, P> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("NotFlushed").field("error", &self.error).finish_non_exhaustive()
+    }
+}
