@@ -4,11 +4,11 @@
 //! firmware's regions), then the entries of every requester id, then one batch of invalidations a unit, then the old
 //! domain lets go. A batch that does not complete leaves the group blocked, and what hardware may still use owned.
 
+use super::common::Core;
 use super::entries::{self, Due};
 use super::events::Events;
 use super::group::GroupId;
 use super::registry::{Attached, Member, Owner};
-use crate::driver::Core;
 use crate::host::address::{DeviceId, INTERRUPT_RANGE, Range, SourceId};
 use crate::host::error::{Error, ErrorKind, Field, Need};
 use crate::host::mem::Shared;
