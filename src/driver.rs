@@ -1,29 +1,27 @@
 //! The driver's handle: counted, cloned, without global state.
 
 use crate::device::attach::{Group, Target};
+use crate::device::common::{Core, Rest};
 use crate::device::events::{Events, Fault};
 use crate::device::registry::{Attached, Owner, Registry};
 use crate::device::scan;
 use crate::device::{GroupId, Tree, Why};
-
 use crate::dmar::Topology;
 use crate::host::address::{DeviceId, Hpa, Range, UnitId};
 use crate::host::error::{Error, ErrorKind, Need, State};
 use crate::host::grow;
 use crate::host::mem::Shared;
-use crate::host::platform::{Event, Identity, Platform};
+use crate::host::platform::{Event, Platform};
 use crate::host::sync::{Lock, Once, Rank};
 use crate::hw::capabilities::Capabilities;
 use crate::hw::registers::Gsts;
 use crate::space::domain::{Domain, FlushMode, Strict};
-use crate::space::paging::Access;
 use crate::space::spec::DomainSpec;
-use crate::space::state::Space;
 use crate::unit::bring_up::{Place, Skipped, TakeOver};
 use crate::unit::config::Config;
 use crate::unit::errata::{Errata, Erratum};
 use crate::unit::fault_log::FaultLog;
-use crate::unit::{Host, Machine, Unit};
+use crate::unit::{Machine, Unit};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -38,28 +36,6 @@ impl<P: Platform> Clone for Vtd<P> {
     fn clone(&self) -> Self {
         Vtd(self.0.clone())
     }
-}
-
-/// What all handles share.
-pub(crate) struct Core<P: Platform> {
-    machine: Shared<Machine<P>>,
-    topology: Topology,
-    identity: Identity,
-    /// Set when `bring_up` has gone all the way.
-    up: Once<Registry<P>>,
-    /// Tables that stand in for pass-through, made when first wanted.
-    one_to_one: Lock<Option<Domain<P>>>,
-    /// Who hears of faults that no claimed device's owner hears of.
-    rest: Lock<Rest>,
-}
-
-#[derive(Default)]
-struct Rest {
-    handler: Option<Arc<dyn Events>>,
-    /// Numbers the calls of `service`.
-    round: u64,
-    /// `bring_up` has begun.
-    begun: bool,
 }
 
 /// What `bring_up` found and did.
@@ -109,47 +85,6 @@ pub enum Service {
     Idle,
     /// The budget was used up; call again soon.
     Again,
-}
-
-impl<P: Platform> Core<P> {
-    pub(crate) fn host(&self) -> &Host<P> {
-        &self.machine.host
-    }
-
-    pub(crate) fn platform(&self) -> &P {
-        &self.machine.host.platform
-    }
-
-    pub(crate) fn units(&self) -> &[Unit<P>] {
-        self.machine.units()
-    }
-
-    /// The groups; an error before `bring_up`.
-    pub(crate) fn registry(&self) -> Result<&Registry<P>, Error> {
-        self.up.get().ok_or(ErrorKind::State(State::NotUp).into())
-    }
-
-    /// Bits of a host physical address, as firmware says them.
-    fn hpa_width(&self) -> u8 {
-        self.topology.host_address_width().clamp(12, 52) as u8
-    }
-
-    /// A domain that maps every address to itself, as far as the configuration says and the units reach.
-    pub(crate) fn identity_space(&self) -> Result<Shared<Space<P>>, Error> {
-        let mut known = self.one_to_one.lock(self.platform());
-        if let Some(d) = &*known {
-            return Ok(d.space.clone());
-        }
-        let spec = self.units().iter().map(|u| DomainSpec::best_of(&u.caps, u.errata)).reduce(DomainSpec::common);
-        let spec = spec.ok_or(Error::from(ErrorKind::Unsupported(Need::AnyUnit)))?;
-        let d: Domain<P> = Domain::new(&self.machine, &spec, self.hpa_width())?;
-        let width = spec.width.min(self.hpa_width());
-        let top = self.host().config.identity_top.get().min(1 << width) & !0xfff;
-        d.space.map_one_to_one(top, Access::READ | Access::WRITE)?;
-        let space = d.space.clone();
-        *known = Some(d);
-        Ok(space)
-    }
 }
 
 impl<P: Platform> Vtd<P> {

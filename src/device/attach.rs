@@ -4,13 +4,13 @@
 //! firmware's regions), then the entries of every requester id, then one batch of invalidations a unit, then the old
 //! domain lets go. A batch that does not complete leaves the group blocked, and what hardware may still use owned.
 
+use super::common::Core;
 use super::entries::{self, Due};
 use super::events::Events;
 use super::group::GroupId;
 use super::registry::{Attached, Member, Owner};
-use crate::driver::Core;
 use crate::host::address::{DeviceId, INTERRUPT_RANGE, Range, SourceId};
-use crate::host::error::{Error, ErrorKind, Field, Need};
+use crate::host::error::{Error, ErrorKind, Field, Need, State};
 use crate::host::mem::Shared;
 use crate::host::platform::Platform;
 use crate::hw::tables::ContextEntry;
@@ -75,8 +75,11 @@ impl<P: Platform> Group<P> {
         let registry = core.registry()?;
         let place = registry.place(id)?;
         for m in registry.members(place) {
-            if m.unit.is_none() {
+            let Some(unit) = m.unit.and_then(|i| core.units().get(i)) else {
                 return Err(ErrorKind::Unsupported(Need::Unit).of(m.device));
+            };
+            if unit.stopped() {
+                return Err(ErrorKind::State(State::NotUp).on(unit.id).of(m.device));
             }
             if owner != Owner::HOST && m.reserved.iter().any(|(_, relaxable)| !relaxable) {
                 return Err(ErrorKind::Invalid(Field::ReservedRegion).of(m.device));
@@ -214,6 +217,9 @@ impl<P: Platform> Group<P> {
     fn enter(&self, to: &Attached<P>) -> Result<(), Error> {
         let host = self.core.host();
         for (_, unit, source) in self.sources() {
+            if unit.stopped() && !matches!(to, Attached::Blocked) {
+                return Err(ErrorKind::State(State::NotUp).on(unit.id));
+            }
             entries::prepare(host, unit, source).map_err(|e| e.on(unit.id))?;
         }
         let Attached::Space(space) = to else { return Ok(()) };

@@ -86,7 +86,8 @@ pub(crate) enum InFlight {
 }
 
 impl<P: Platform> Unit<P> {
-    fn stopped(&self) -> bool {
+    /// Whether translation is not this driver's, or no longer: nothing is blocked.
+    pub(crate) fn stopped(&self) -> bool {
         self.taken.load(Ordering::Acquire) == 0
     }
 

@@ -325,6 +325,20 @@ fn an_error_at_any_descriptor_hits_its_submission_alone() {
 }
 
 #[test]
+fn a_verdict_that_was_not_taken_yet_outlives_a_ring_full_of_others() {
+    let b = Bench::on(CAP, ECAP);
+    let queue = b.unit.queue.as_ref().unwrap();
+    b.standin.state().bad = Some((0, 4));
+    let failed = queue.submit(&b.h, &b.unit, 1, |_| Descriptor::cc_global()).unwrap();
+    b.unit.tend_queue(&b.h).unwrap();
+    let others = (0..200).take_while(|_| b.invalidate(&[PAGE_2]).is_ok()).count();
+    assert_eq!(others, 126, "its slots are not given to anybody");
+    assert_eq!(queue.poll(failed), Some(Err(ErrorKind::QueueError(4))));
+    (0..200).for_each(|_| b.invalidate(&[PAGE_2]).unwrap());
+    b.end();
+}
+
+#[test]
 fn queue_errors_that_nobody_waits_for_are_tended() {
     let b = Bench::on(CAP, ECAP);
     let queue = b.unit.queue.as_ref().unwrap();

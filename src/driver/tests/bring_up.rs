@@ -91,6 +91,9 @@ fn a_step_that_never_completes_is_a_timeout_and_all_comes_back() {
                 assert_eq!((e.kind, e.unit), (ErrorKind::Timeout(step), Some(UnitId(stuck as u16))));
                 assert_eq!(e.class(), Class::Timeout);
                 assert!(m.host.time() < 4_000_000_000);
+                // Translation is off: nobody may take a group for a blocked one.
+                let group = m.vtd.group_of(dev(1)).and_then(|g| m.vtd.claim(g, Owner::HOST));
+                assert_eq!(group.err().unwrap().kind, ErrorKind::State(State::NotUp));
                 assert!(m.units.iter().all(|u| u.regs.get32(at::GSTS) & (TE | QIE) == 0));
                 assert_eq!(m.vtd.bring_up(TakeOver::Disable).unwrap_err().kind, ErrorKind::State(State::AlreadyUp));
                 m.end();

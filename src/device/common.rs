@@ -1,0 +1,80 @@
+//! What all handles of the driver share: the machine, its topology, its groups, and the tables that stand in for
+//! pass-through.
+
+use super::events::Events;
+use super::registry::Registry;
+use crate::dmar::Topology;
+use crate::host::error::{Error, ErrorKind, Need, State};
+use crate::host::mem::Shared;
+use crate::host::platform::{Identity, Platform};
+use crate::host::sync::{Lock, Once};
+use crate::space::domain::Domain;
+use crate::space::paging::Access;
+use crate::space::spec::DomainSpec;
+use crate::space::state::Space;
+use crate::unit::{Host, Machine, Unit};
+use alloc::sync::Arc;
+
+/// What all handles share.
+pub(crate) struct Core<P: Platform> {
+    pub(crate) machine: Shared<Machine<P>>,
+    pub(crate) topology: Topology,
+    pub(crate) identity: Identity,
+    /// Set when `bring_up` has gone all the way.
+    pub(crate) up: Once<Registry<P>>,
+    /// Tables that stand in for pass-through, made when first wanted.
+    pub(crate) one_to_one: Lock<Option<Domain<P>>>,
+    /// Who hears of faults that no claimed device's owner hears of.
+    pub(crate) rest: Lock<Rest>,
+}
+
+/// What is behind one more lock.
+#[derive(Default)]
+pub(crate) struct Rest {
+    pub(crate) handler: Option<Arc<dyn Events>>,
+    /// Numbers the calls of `service`.
+    pub(crate) round: u64,
+    /// `bring_up` has begun.
+    pub(crate) begun: bool,
+}
+
+impl<P: Platform> Core<P> {
+    pub(crate) fn host(&self) -> &Host<P> {
+        &self.machine.host
+    }
+
+    pub(crate) fn platform(&self) -> &P {
+        &self.machine.host.platform
+    }
+
+    pub(crate) fn units(&self) -> &[Unit<P>] {
+        self.machine.units()
+    }
+
+    /// The groups; an error before `bring_up`.
+    pub(crate) fn registry(&self) -> Result<&Registry<P>, Error> {
+        self.up.get().ok_or(ErrorKind::State(State::NotUp).into())
+    }
+
+    /// Bits of a host physical address, as firmware says them.
+    pub(crate) fn hpa_width(&self) -> u8 {
+        self.topology.host_address_width().clamp(12, 52) as u8
+    }
+
+    /// A domain that maps every address to itself, as far as the configuration says and the units reach.
+    pub(crate) fn identity_space(&self) -> Result<Shared<Space<P>>, Error> {
+        let mut known = self.one_to_one.lock(self.platform());
+        if let Some(d) = &*known {
+            return Ok(d.space.clone());
+        }
+        let spec = self.units().iter().map(|u| DomainSpec::best_of(&u.caps, u.errata)).reduce(DomainSpec::common);
+        let spec = spec.ok_or(Error::from(ErrorKind::Unsupported(Need::AnyUnit)))?;
+        let d: Domain<P> = Domain::new(&self.machine, &spec, self.hpa_width())?;
+        let width = spec.width.min(self.hpa_width());
+        let top = self.host().config.identity_top.get().min(1 << width) & !0xfff;
+        d.space.map_one_to_one(top, Access::READ | Access::WRITE)?;
+        let space = d.space.clone();
+        *known = Some(d);
+        Ok(space)
+    }
+}
