@@ -140,12 +140,7 @@ impl<P: Platform> Group<P> {
     /// The domain that all units of the group can take and that offers the most.
     pub fn best_spec(&self) -> DomainSpec {
         let units = self.core.units();
-        self.members()
-            .iter()
-            .filter_map(|m| units.get(m.unit?))
-            .map(|u| DomainSpec::best_of(&u.caps, u.errata))
-            .reduce(DomainSpec::common)
-            .unwrap_or_default()
+        DomainSpec::best(self.members().iter().filter_map(|m| units.get(m.unit?)).map(|u| (&u.caps, u.errata)))
     }
 
     /// Every requester id of every member with the unit that serves it.
@@ -216,8 +211,12 @@ impl<P: Platform> Group<P> {
     /// All that can fail of an attachment to `to`; an error leaves nothing behind.
     fn enter(&self, to: &Attached<P>) -> Result<(), Error> {
         let host = self.core.host();
+        // An absent entry needs no table, and no unit that translates.
+        if matches!(to, Attached::Blocked) {
+            return Ok(());
+        }
         for (_, unit, source) in self.sources() {
-            if unit.stopped() && !matches!(to, Attached::Blocked) {
+            if unit.stopped() {
                 return Err(ErrorKind::State(State::NotUp).on(unit.id));
             }
             entries::prepare(host, unit, source).map_err(|e| e.on(unit.id))?;

@@ -42,9 +42,7 @@ impl Due {
 
 /// Makes sure that writing the entry of `source` will not need memory.
 pub(crate) fn prepare<P: Platform>(h: &Host<P>, unit: &Unit<P>, source: SourceId) -> Result<(), ErrorKind> {
-    let mut root = unit.root.lock(&h.platform);
-    let now = root.get(source);
-    if now.present() { Ok(()) } else { root.set(&h.platform, source, ContextEntry::ABSENT) }
+    unit.root.lock(&h.platform).prepare(&h.platform, source)
 }
 
 /// Writes the entry of `source`: at once where one was present, presence last where not.

@@ -349,7 +349,9 @@ impl fmt::Display for MapError {
             MapWhy::Unflushed => "unmapped, but its flush is still owed",
             MapWhy::Alignment => "addresses and lengths are multiples of 4 KiB, and no length is zero",
             MapWhy::Width => "beyond the domain's address width",
-            MapWhy::InterruptRange => "the interrupt address range and reserved regions cannot be mapped",
+            MapWhy::InterruptRange => {
+                "interrupt addresses, and regions that firmware reserved for an attached device, are not for mapping"
+            }
             MapWhy::ReadOnlyUnderNesting => "read-only memory cannot lie under nested translation (erratum 772415)",
             MapWhy::Access => "no access rights, or rights that the page-table format cannot express",
             MapWhy::OutOfFrames => "the platform has no frame left for a table",

@@ -40,7 +40,7 @@ impl<T> Lock<T> {
 
     pub(crate) fn lock<'a, P: Platform>(&'a self, platform: &'a P) -> Guard<'a, T, P> {
         let irq = platform.irq_save();
-        ranks::enter(platform.cpu(), self.rank);
+        ranks::enter(platform, self.rank);
         Guard { inner: self.inner.lock(), _restore: Restore { rank: self.rank, irq, platform } }
     }
 
@@ -64,7 +64,7 @@ struct Restore<'a, P: Platform> {
 
 impl<P: Platform> Drop for Restore<'_, P> {
     fn drop(&mut self) {
-        ranks::leave(self.platform.cpu(), self.rank);
+        ranks::leave(self.platform, self.rank);
         self.platform.irq_restore(self.irq);
     }
 }
@@ -84,19 +84,19 @@ impl<T, P: Platform> DerefMut for Guard<'_, T, P> {
 
 #[cfg(debug_assertions)]
 mod ranks {
-    use super::{AtomicU32, Ordering, Rank};
+    use super::{AtomicU32, Ordering, Platform, Rank};
 
     /// One mask of held ranks a CPU. Numbers beyond share a slot and are not checked.
     static HELD: [AtomicU32; 1024] = [const { AtomicU32::new(0) }; 1024];
 
-    pub(super) fn enter(cpu: u32, rank: Rank) {
-        let Some(held) = HELD.get(cpu as usize) else { return };
+    pub(super) fn enter(platform: &impl Platform, rank: Rank) {
+        let Some(held) = HELD.get(platform.cpu() as usize) else { return };
         let before = held.fetch_or(1 << rank as u8, Ordering::Relaxed);
         debug_assert!(before >> rank as u8 == 0, "lock of rank {rank:?} taken while holding {before:#b}");
     }
 
-    pub(super) fn leave(cpu: u32, rank: Rank) {
-        if let Some(held) = HELD.get(cpu as usize) {
+    pub(super) fn leave(platform: &impl Platform, rank: Rank) {
+        if let Some(held) = HELD.get(platform.cpu() as usize) {
             held.fetch_and(!(1 << rank as u8), Ordering::Relaxed);
         }
     }
@@ -104,8 +104,8 @@ mod ranks {
 
 #[cfg(not(debug_assertions))]
 mod ranks {
-    use super::Rank;
+    use super::{Platform, Rank};
 
-    pub(super) fn enter(_: u32, _: Rank) {}
-    pub(super) fn leave(_: u32, _: Rank) {}
+    pub(super) fn enter(_: &impl Platform, _: Rank) {}
+    pub(super) fn leave(_: &impl Platform, _: Rank) {}
 }

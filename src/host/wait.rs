@@ -9,16 +9,16 @@ use super::sync::{AtomicU32, Ordering};
 pub(crate) struct Wait<'p, P: Platform> {
     platform: &'p P,
     unit: UnitId,
-    since: Nanos,
-    until: Nanos,
+    limit: Nanos,
+    /// From the first turn on: what is there at the first look costs no clock.
+    since: Option<Nanos>,
     turns: u32,
     over: bool,
 }
 
 impl<'p, P: Platform> Wait<'p, P> {
     pub(crate) fn new(platform: &'p P, unit: UnitId, limit: Nanos) -> Self {
-        let since = platform.now();
-        Wait { platform, unit, since, until: since.after(limit), turns: 0, over: false }
+        Wait { platform, unit, limit, since: None, turns: 0, over: false }
     }
 
     /// Lets time pass; `false` when the deadline had passed before the caller's last look.
@@ -26,15 +26,16 @@ impl<'p, P: Platform> Wait<'p, P> {
         if self.over {
             return false;
         }
-        self.platform.relax(self.unit, self.since);
+        let since = *self.since.get_or_insert_with(|| self.platform.now());
+        self.platform.relax(self.unit, since);
         self.turns = self.turns.wrapping_add(1);
-        self.over = self.platform.now() >= self.until;
+        self.over = self.platform.now() >= since.after(self.limit);
         true
     }
 
     /// Whether this turn is one of the few on which to look at registers too: every 32nd, and the last.
     pub(crate) fn rare(&self) -> bool {
-        self.over || self.turns.is_multiple_of(32)
+        self.over || self.turns % 32 == 31
     }
 }
 

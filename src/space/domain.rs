@@ -104,17 +104,19 @@ impl<P: Platform, M: FlushMode> Domain<P, M> {
 
 impl<P: Platform> Domain<P, Strict> {
     /// Unmaps every page of the range that is mapped; splits large pages that it cuts, seamlessly for the rest.
-    /// `NotMapped` where there is nothing at all.
+    /// `NotMapped` where there is nothing at all; `InterruptRange` where it meets a region that firmware needs for an
+    /// attached device.
     ///
     /// Devices may go on reaching the memory until the result is flushed.
     pub fn unmap(&self, r: Range) -> Result<Unmapped<'_, P>, MapError> {
-        self.space.unmap(r)
+        self.space.unmap_for_owner(r)
     }
 
     /// Changes the rights of every mapped page of the range. The flush makes it true for devices.
     pub fn protect(&self, r: Range, how: Access) -> Result<Unmapped<'_, P>, MapError> {
         let space = &*self.space;
         let mut s = space.lock();
+        s.leave_alone(r)?;
         let ticket = s.ticket();
         match s.protect(&space.machine.host.platform, r, how, ticket) {
             Ok(()) => Ok(space.end(s, ticket, None)),
@@ -138,7 +140,7 @@ impl<P: Platform> Domain<P, Strict> {
 impl<P: Platform> Domain<P, Deferred> {
     /// Unmaps as `Domain::unmap` does, and leaves the flush to the next `sync`.
     pub fn unmap_later(&self, r: Range) -> Result<(), MapError> {
-        self.space.unmap(r).map(drop)
+        self.space.unmap_for_owner(r).map(drop)
     }
 
     /// Flushes all that was unmapped.
@@ -174,6 +176,7 @@ impl<'d, P: Platform> Edit<'d, P> {
     /// As [`Domain::unmap`].
     pub fn unmap(&mut self, r: Range) -> Result<(), MapError> {
         let Some(s) = &mut self.guard else { return Err(MapError { why: MapWhy::Unflushed, at: r.first }) };
+        s.leave_alone(r)?;
         s.unmap(&self.space.machine.host.platform, r, self.ticket)
     }
 

@@ -29,15 +29,24 @@ impl Default for DomainSpec {
 }
 
 impl DomainSpec {
+    /// The most that all units offer; what the first offers where they have no table depth in common.
+    pub(crate) fn best<'c>(units: impl Iterator<Item = (&'c Capabilities, Errata)> + Clone) -> Self {
+        let all = |l: &u8| units.clone().all(|(caps, _)| caps.cap.supports_levels(*l));
+        let levels = [4, 3, 5].into_iter().find(all);
+        let best = units.map(|(caps, errata)| Self::best_of(caps, errata)).reduce(Self::common).unwrap_or_default();
+        let levels = levels.unwrap_or(best.levels);
+        DomainSpec { levels, width: best.width.min(12 + 9 * levels), ..best }
+    }
+
     /// The most that a unit offers: the widest tables up to 48 bits, all page sizes, coherent where it snoops.
-    pub(crate) fn best_of(caps: &Capabilities, errata: Errata) -> Self {
+    fn best_of(caps: &Capabilities, errata: Errata) -> Self {
         let levels = [4, 3, 5].into_iter().find(|l| caps.cap.supports_levels(*l)).unwrap_or(4);
         let width = caps.cap.mgaw().min(12 + 9 * levels);
         DomainSpec { levels, width, sizes: sizes_of(caps, errata), coherent: caps.ecap.c(), force_snoop: false }
     }
 
     /// What both offer.
-    pub(crate) fn common(self, other: Self) -> Self {
+    fn common(self, other: Self) -> Self {
         DomainSpec {
             levels: self.levels,
             width: self.width.min(other.width),

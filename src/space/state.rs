@@ -218,7 +218,17 @@ impl<P: Platform> Space<P> {
     }
 
     pub(super) fn unmap(&self, r: Range) -> Result<Unmapped<'_, P>, MapError> {
-        let mut s = self.lock();
+        self.unmap_locked(self.lock(), r)
+    }
+
+    /// As `unmap`, for the owner of the domain, who has no say about firmware's regions while devices need them.
+    pub(super) fn unmap_for_owner(&self, r: Range) -> Result<Unmapped<'_, P>, MapError> {
+        let s = self.lock();
+        s.leave_alone(r)?;
+        self.unmap_locked(s, r)
+    }
+
+    fn unmap_locked<'d>(&'d self, mut s: Guard<'d, State, P>, r: Range) -> Result<Unmapped<'d, P>, MapError> {
         let ticket = s.ticket();
         match s.unmap(&self.machine.host.platform, r, ticket) {
             Ok(()) => Ok(self.end(s, ticket, None)),
@@ -275,6 +285,14 @@ impl<P: Platform> Space<P> {
 }
 
 impl State {
+    /// An error where the range meets a region that firmware needs for an attached device.
+    pub(super) fn leave_alone(&self, r: Range) -> Result<(), MapError> {
+        match self.firmware.iter().find(|(f, _)| f.overlaps(&r)) {
+            Some((f, _)) => Err(MapError { why: MapWhy::InterruptRange, at: f.first.max(r.first) }),
+            None => Ok(()),
+        }
+    }
+
     pub(super) fn ticket(&mut self) -> u64 {
         let t = self.next_ticket;
         self.next_ticket = t.wrapping_add(1).max(NOBODY + 1);

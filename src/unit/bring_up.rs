@@ -137,6 +137,7 @@ impl<P: Platform> Unit<P> {
             regs,
             commands: Turn::new(),
             taken: AtomicU32::new(0),
+            doubted: AtomicU32::new(0),
             queue,
             faults,
             ids: Lock::new(Rank::Entries, ids),
@@ -160,7 +161,7 @@ impl<P: Platform> Unit<P> {
         if on.contains(Gsts::QIES) {
             // The predecessor's descriptors are in memory that it may still own: let them run out first.
             let timeout = ErrorKind::Timeout(Step::Drain).on(self.id);
-            self.until(h, timeout, |u| Ok(u.regs.read64(at::IQH) == u.regs.read64(at::IQT)))?;
+            self.drained(h, timeout)?;
             self.command(h, Command::Queue(false))?;
         }
         self.mask(at::FECTL);
@@ -230,11 +231,27 @@ impl<P: Platform> Unit<P> {
         self.protected_memory_off(h)
     }
 
-    /// Turns everything off again, in the opposite order, where the unit was taken over. Devices must be quiet.
+    /// Awaits that the queue has fetched everything.
+    fn drained(&self, h: &Host<P>, timeout: Error) -> Result<(), Error> {
+        let limit = h.config.command_deadline;
+        self.until(h, limit, timeout, |u| Ok(u.regs.read64(at::IQH) == u.regs.read64(at::IQT)))
+    }
+
+    /// Turns everything off again, in the opposite order, where the unit was taken over. Devices must be quiet. A unit that
+    /// is gone counts as off; its memory stays owned.
     pub(crate) fn stop(&self, h: &Host<P>) -> Result<(), Error> {
         if self.taken.load(Ordering::Acquire) == 0 {
             return Ok(());
         }
+        match self.turn_off(h) {
+            Err(e) if e.kind == ErrorKind::UnitGone => self.doubted.store(1, Ordering::Release),
+            other => other?,
+        }
+        self.taken.store(0, Ordering::Release);
+        Ok(())
+    }
+
+    fn turn_off(&self, h: &Host<P>) -> Result<(), Error> {
         if self.status()?.contains(Gsts::TES) {
             self.command(h, Command::Translation(false))?;
         }
@@ -243,11 +260,10 @@ impl<P: Platform> Unit<P> {
             self.mask(at::IECTL);
             if self.status()?.contains(Gsts::QIES) {
                 let timeout = ErrorKind::Timeout(Step::Drain).on(self.id);
-                self.until(h, timeout, |u| Ok(u.regs.read64(at::IQH) == u.regs.read64(at::IQT)))?;
+                self.drained(h, timeout)?;
                 self.command(h, Command::Queue(false))?;
             }
         }
-        self.taken.store(0, Ordering::Release);
         Ok(())
     }
 }

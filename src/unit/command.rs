@@ -1,8 +1,10 @@
 //! The one way to give a unit a command and await it (VT-d 11.4.4): GCMD, one bit at a time, one-shot bits masked.
 
 use super::{Host, Unit};
+use crate::host::address::Nanos;
 use crate::host::error::{Error, ErrorKind, Step};
 use crate::host::platform::{Platform, Registers};
+use crate::host::sync::Ordering;
 use crate::host::wait::Wait;
 use crate::hw::registers::{Gcmd, Gsts, Pmen, at};
 
@@ -62,7 +64,12 @@ impl<P: Platform> Unit<P> {
         let mut v = self.status()?.level();
         v.set(bit, on);
         self.regs.write32(at::GCMD, v.bits());
-        self.until(h, timeout, |u| Ok(u.status()?.contains(done) == want))
+        let answer = self.until(h, limit, timeout, |u| Ok(u.status()?.contains(done) == want));
+        if answer.is_err() && matches!(c, Command::RootPointer | Command::Translation(_) | Command::Queue(_)) {
+            // It may still be carried out, at any time: what the unit may reach then is never given back.
+            self.doubted.store(1, Ordering::Release);
+        }
+        answer
     }
 
     /// Turns protected memory off (VT-d 11.4.8), which firmware may have left on; after translation is on.
@@ -78,18 +85,20 @@ impl<P: Platform> Unit<P> {
             return Ok(false);
         }
         self.regs.write32(at::PMEN, (was & !Pmen::EPM).bits());
-        self.until(h, timeout, |u| Ok(!Pmen::from_bits_retain(u.regs.read32(at::PMEN)).contains(Pmen::PRS)))?;
+        let limit = h.config.command_deadline;
+        self.until(h, limit, timeout, |u| Ok(!Pmen::from_bits_retain(u.regs.read32(at::PMEN)).contains(Pmen::PRS)))?;
         Ok(true)
     }
 
-    /// Looks at the registers until `done` says so, or the deadline of commands passes.
+    /// Looks at the registers until `done` says so, or the deadline passes.
     pub(crate) fn until(
         &self,
         h: &Host<P>,
+        limit: Nanos,
         timeout: Error,
         done: impl Fn(&Self) -> Result<bool, Error>,
     ) -> Result<(), Error> {
-        let mut wait = Wait::new(&h.platform, self.id, h.config.command_deadline);
+        let mut wait = Wait::new(&h.platform, self.id, limit);
         while !done(self)? {
             if !wait.turn() {
                 return Err(timeout);

@@ -58,7 +58,8 @@ impl FaultLog {
             for _ in 0..count {
                 let place = first + i * at::FRCD_STRIDE;
                 let top = unit.regs.read32(place + FaultRecord::LAST_DWORD);
-                if !FaultRecord::is_valid(top) {
+                // All ones are no record: the unit went away just now.
+                if !FaultRecord::is_valid(top) || top == u32::MAX {
                     break;
                 }
                 let lo = unit.regs.read64(place);

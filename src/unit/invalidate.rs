@@ -182,18 +182,20 @@ impl<P: Platform> Unit<P> {
     /// One request through CCMD or IVA and IOTLB: VT-d 11.4.5, 11.4.6.1, 11.4.6.2. One at a time per unit.
     fn by_register(&self, h: &Host<P>, r: Request) -> Result<(), Error> {
         let timeout = ErrorKind::Timeout(Step::Invalidation).on(self.id);
-        let wait = Wait::new(&h.platform, self.id, h.config.invalidation_deadline);
-        let _turn = self.commands.take(wait).ok_or(timeout)?;
+        let limit = h.config.invalidation_deadline;
+        let _turn = self.commands.take(Wait::new(&h.platform, self.id, limit)).ok_or(timeout)?;
+        // A unit that is gone reads as busy for ever.
+        let there = |v: u64| if v == u64::MAX { Err(ErrorKind::UnitGone.on(self.id)) } else { Ok(v) };
         let refused = ErrorKind::QueueError(0).on(self.id);
         let context = |v: Ccmd| {
             self.regs.write64(at::CCMD, v.0);
-            self.until(h, timeout, |u| Ok(!Ccmd(u.regs.read64(at::CCMD)).busy()))?;
+            self.until(h, limit, timeout, |u| Ok(!Ccmd(there(u.regs.read64(at::CCMD))?).busy()))?;
             if Ccmd(self.regs.read64(at::CCMD)).performed().is_some() { Ok(()) } else { Err(refused) }
         };
         let iotlb = |v: Iotlb| {
             let place = self.caps.iotlb();
             self.regs.write64(place, v.0);
-            self.until(h, timeout, |u| Ok(!Iotlb(u.regs.read64(place)).busy()))?;
+            self.until(h, limit, timeout, |u| Ok(!Iotlb(there(u.regs.read64(place))?).busy()))?;
             if Iotlb(self.regs.read64(place)).performed().is_some() { Ok(()) } else { Err(refused) }
         };
         match r {

@@ -19,7 +19,7 @@ mod tests;
 use crate::host::address::{Hpa, UnitId};
 use crate::host::error::{Error, ErrorKind};
 use crate::host::platform::{Event, Platform, Registers};
-use crate::host::sync::{AtomicU32, Lock, Once};
+use crate::host::sync::{AtomicU32, Lock, Once, Ordering};
 use crate::host::wait::Turn;
 use crate::hw::capabilities::Capabilities;
 use crate::hw::invalidation::{Ics, Iqercd};
@@ -86,6 +86,8 @@ pub(crate) struct Unit<P: Platform> {
     /// Not 0 from when the unit was taken over until it was stopped: outside, nothing may be turned off that a predecessor
     /// left on, and there is nothing to invalidate.
     taken: AtomicU32,
+    /// Not 0 once a command went unanswered, or the unit was gone: its queue and tables are never given back.
+    doubted: AtomicU32,
     /// `None`: invalidation by registers.
     queue: Option<Queue>,
     faults: FaultLog,
@@ -137,13 +139,16 @@ impl<P: Platform> Unit<P> {
         Iqercd(self.regs.read64(at::IQERCD)).iqei().0
     }
 
-    /// Gives all memory back. Only for a unit that is off.
+    /// Gives the memory back, but what the unit may still come to use. Only for a unit that is off.
     pub(crate) fn release(mut self, p: &P) {
+        self.faults.release(p);
+        self.ids.into_inner().release(p);
+        if self.doubted.load(Ordering::Acquire) != 0 {
+            return;
+        }
         if let Some(q) = self.queue.take() {
             q.release(p);
         }
-        self.faults.release(p);
-        self.ids.into_inner().release(p);
         self.root.into_inner().release(p);
     }
 }

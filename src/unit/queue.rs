@@ -43,6 +43,8 @@ struct State {
     generation: u32,
     /// For the first slot of each submission: its length and generation.
     spans: Vec<(u16, u32)>,
+    /// The slot and generation of a wait that stopped the queue and was neutralised.
+    passing: Option<(usize, u32)>,
 }
 
 /// What was submitted and is not known to be complete. Dropping it without `poll`ing to the end needs `Queue::abandon`.
@@ -71,7 +73,7 @@ impl Queue {
                 return Err(e);
             }
         };
-        let state = State { tail: 0, oldest: 0, generation: 0, spans };
+        let state = State { tail: 0, oldest: 0, generation: 0, spans, passing: None };
         Ok(Queue { ring, words, slots, order, state: Lock::new(Rank::Queue, state) })
     }
 
@@ -224,10 +226,11 @@ impl Queue {
         if raw == u32::MAX {
             return Err(ErrorKind::UnitGone.on(unit.id));
         }
+        let mut s = self.state.lock(&h.platform);
         if !Fsts::from_bits_retain(raw).intersects(Fsts::QUEUE) {
+            self.passed(unit, &mut s);
             return Ok(());
         }
-        let s = self.state.lock(&h.platform);
         let now = Fsts::from_bits_retain(unit.regs.read32(at::FSTS));
         // No device has a translation cache in this driver yet: ICE and ITE say nothing about our descriptors.
         let others = now & (Fsts::ICE | Fsts::ITE);
@@ -239,15 +242,28 @@ impl Queue {
         }
         let code = u32::from(unit.queue_error_code());
         let head = WIDTH.index(unit.regs.read64(at::IQH)) as usize;
-        self.neutralise(h, &s, head, code);
+        self.passed(unit, &mut s);
+        self.neutralise(h, &mut s, head, code);
         unit.regs.write32(at::FSTS, Fsts::IQE.bits());
         if unit.errata.contains(Errata::REWRITE_TAIL) {
             unit.regs.write64(at::IQT, WIDTH.offset(s.tail as u32));
         }
+        self.passed(unit, &mut s);
         Ok(())
     }
 
-    fn neutralise<P: Platform>(&self, h: &Host<P>, s: &State, head: usize, code: u32) {
+    /// Completes a submission whose own wait was neutralised, once the hardware has passed it: not before, for its slots
+    /// are free then.
+    fn passed<P: Platform>(&self, unit: &Unit<P>, s: &mut State) {
+        if let Some((wait, generation)) = s.passing
+            && WIDTH.index(unit.regs.read64(at::IQH)) as usize != wait
+        {
+            s.passing = None;
+            self.write(0, wait, generation);
+        }
+    }
+
+    fn neutralise<P: Platform>(&self, h: &Host<P>, s: &mut State, head: usize, code: u32) {
         let mut first = s.oldest;
         while first != s.tail {
             let Some(&(len, generation)) = s.spans.get(first) else { return };
@@ -260,7 +276,7 @@ impl Queue {
                 let scratch = self.words.hpa(&h.platform).get() + 4 * (SCRATCH * self.slots) as u64;
                 self.put(head, &Descriptor::wait(WaitFlags::empty(), Some((scratch, generation))));
                 if head == wait {
-                    self.write(0, wait, generation);
+                    s.passing = Some((wait, generation));
                 }
                 return;
             }

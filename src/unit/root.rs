@@ -43,11 +43,31 @@ impl RootTable {
         }
     }
 
-    /// Replaces an entry; makes the context table first where its bus has none yet.
+    /// Replaces an entry. Where its bus has no context table yet, an absent one says nothing new, and a present one wants
+    /// the table made first.
     ///
     /// A present entry is replaced by one 128-bit store; else presence is stored last.
     pub(crate) fn set<P: Platform>(&mut self, p: &P, source: SourceId, e: ContextEntry) -> Result<(), ErrorKind> {
-        let (bus, at) = (usize::from(source.bus()), usize::from(source.devfn()) * 2);
+        if e.present() {
+            self.prepare(p, source)?;
+        }
+        let at = usize::from(source.devfn()) * 2;
+        if let Some(Some(t)) = self.contexts.get(usize::from(source.bus())) {
+            let now = ContextEntry { lo: t.get(at), hi: t.get(at + 1) };
+            if now.present() {
+                t.set_pair(at, e.lo, e.hi);
+            } else {
+                t.set(at + 1, e.hi);
+                t.set(at, e.lo);
+            }
+            self.visible(p, t, at, 2);
+        }
+        Ok(())
+    }
+
+    /// Makes the context table for the entry of `source`, where its bus has none.
+    pub(crate) fn prepare<P: Platform>(&mut self, p: &P, source: SourceId) -> Result<(), ErrorKind> {
+        let bus = usize::from(source.bus());
         let Some(place) = self.contexts.get_mut(bus) else { return Ok(()) };
         if place.is_none() {
             let fresh = Frames::alloc(p, 0, self.node)?;
@@ -58,16 +78,6 @@ impl RootTable {
             self.root.set(bus * 2, RootEntry::legacy(fresh.hpa(p).get()).lo);
             *place = Some(fresh);
             self.visible(p, &self.root, bus * 2, 2);
-        }
-        if let Some(Some(t)) = self.contexts.get(bus) {
-            let now = ContextEntry { lo: t.get(at), hi: t.get(at + 1) };
-            if now.present() {
-                t.set_pair(at, e.lo, e.hi);
-            } else {
-                t.set(at + 1, e.hi);
-                t.set(at, e.lo);
-            }
-            self.visible(p, t, at, 2);
         }
         Ok(())
     }

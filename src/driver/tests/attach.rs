@@ -4,7 +4,10 @@ use super::machine::{BEHIND, Machine, SUBSTITUTE, WIDE, dev, map, range};
 use crate::host::testing::Host;
 use crate::hw::registers::at;
 use crate::unit::standin::{CAP, CAP_CM, CAP_RWBF, ECAP, ECAP_C, ECAP_PT, ECAP_QI, Standin, WBF};
-use crate::{Change, Config, Domain, DomainSpec, ErrorKind, Field, Iova, Need, Owner, PageSizes, Step, Target, UnitId};
+use crate::{
+    Access, Change, Config, Domain, DomainSpec, ErrorKind, Field, Iova, MapWhy, Need, Owner, PageSizes, Step, Target,
+    UnitId,
+};
 
 /// Kinds of units.
 const KINDS: [(u64, u64); 5] = [
@@ -217,6 +220,11 @@ fn regions_are_mapped_while_attached_and_never_over_something_else() {
     for device in [ONE, 2 << 3] {
         assert_eq!(m.units[0].access(device, 0x7a00_2000), Some(0x7a00_2000));
     }
+    // The owner of the domain has no say about them meanwhile.
+    let region = range(0x7a00_1000, 0x7a00_1fff);
+    assert_eq!(d.unmap(region).map(drop).unwrap_err().why, MapWhy::InterruptRange);
+    assert_eq!(d.protect(region, Access::READ).map(drop).unwrap_err().why, MapWhy::InterruptRange);
+    assert_eq!(d.edit().unmap(region).unwrap_err().why, MapWhy::InterruptRange);
     one.attach(Target::Blocked).unwrap();
     assert_eq!(m.units[0].access(2 << 3, 0x7a00_2000), Some(0x7a00_2000), "the other needs it still");
     two.attach(Target::Blocked).unwrap();

@@ -24,7 +24,7 @@ fn every_queue_is_on_before_any_root_pointer_is_latched() {
     let (writes, _) = m.units[0].take();
     assert!(writes.contains(&(at::GCMD, QIE.into())) && writes.iter().all(|(place, _)| *place != at::RTADDR));
     assert_eq!(m.units[0].regs.get32(at::GSTS), 0, "off again");
-    m.end();
+    assert_eq!(m.end_keeping(), 3, "of the unit that may still obey");
 }
 
 #[test]
@@ -96,7 +96,10 @@ fn a_step_that_never_completes_is_a_timeout_and_all_comes_back() {
                 assert_eq!(group.err().unwrap().kind, ErrorKind::State(State::NotUp));
                 assert!(m.units.iter().all(|u| u.regs.get32(at::GSTS) & (TE | QIE) == 0));
                 assert_eq!(m.vtd.bring_up(TakeOver::Disable).unwrap_err().kind, ErrorKind::State(State::AlreadyUp));
-                m.end();
+                // The root table, a context table where there was one, and the queue of the unit that may still obey.
+                let queue = if ecap & ECAP_QI != 0 { 2 } else { 0 };
+                let kept = m.end_keeping();
+                assert!((queue + 1..=queue + 2).contains(&kept), "{kept} frames");
             }
         }
     }

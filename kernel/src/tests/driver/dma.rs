@@ -95,7 +95,7 @@ test! {
         check_eq!(dev.write(page.hpa().get(), page.hpa().get(), 16), Verdict::Stopped, "claimed");
         let faults = events.await_faults(s.vtd(), SOON);
         check_eq!(faults.len(), 1);
-        check_eq!(faults[0].reason.0, 2);
+        check!(matches!(faults[0].reason.0, 1 | 2), "{}", faults[0]);
         drop(group);
         s.end()?;
     }
