@@ -24,6 +24,13 @@ pub struct Buses {
     pub subordinate: u8,
 }
 
+impl Buses {
+    /// Whether `bus` is among them.
+    pub fn holds(&self, bus: u8) -> bool {
+        (self.secondary..=self.subordinate).contains(&bus)
+    }
+}
+
 /// What resolving a scope needs of the PCI tree. A closure that answers `buses` is one.
 pub trait Bridges {
     /// The buses behind `bridge` as its configuration space says them; `None` where it is no bridge or is not there.
@@ -124,9 +131,8 @@ impl DeviceScope {
             return None;
         }
         let behind = tree.buses(it)?;
-        let within = behind.secondary <= d.source.bus() && d.source.bus() <= behind.subordinate;
         let width = u16::from(behind.subordinate.saturating_sub(behind.secondary));
-        within.then_some(width.saturating_add(1))
+        behind.holds(d.source.bus()).then_some(width.saturating_add(1))
     }
 }
 
