@@ -372,7 +372,36 @@ fn absurd_tables_are_refused() {
     let unit = drhd(0, 0, 0, &[]);
     let many = table(&std::iter::repeat_n(unit, 5000).collect::<Vec<_>>());
     assert_eq!(Topology::from_table(&many).unwrap_err().kind, ErrorKind::Invalid(Field::Size));
-    assert!(oddities(&many).len() > 5000);
+    assert!(oddities(&many).len() > 1024);
+}
+
+#[test]
+fn tables_of_megabytes_are_judged_in_seconds() {
+    let begun = std::time::Instant::now();
+    let structures = |n: usize, s: Vec<u8>| std::iter::repeat_n(s, n);
+    let scopes = scope(5, 7, 0, &[[1, 0]]).repeat(8000);
+    let crowd = drhd(0, 0, 0xfed9_0000, &[&scopes]);
+    let node = structure(3, &[&[0; 4], &0xdead_0000u64.to_le_bytes(), &[0; 4]]);
+    let units: Vec<_> = (1..4097).map(|n| drhd(1, 0, n << 12, &[])).collect();
+    for more in [structures(200, crowd).collect::<Vec<_>>(), structures(200_000, node).collect()] {
+        let bytes = table(&[&units[..], &more].concat());
+        let mut count = 0;
+        audit(&Table::new(&bytes), None, &mut |_| count += 1);
+        assert!(count > 1000);
+        let _ = Topology::from_table(&bytes);
+    }
+    assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
+}
+
+#[test]
+fn zeros_at_the_end_hide_no_unit() {
+    for zeros in [1, 3, 4, 16] {
+        let bytes = table(&[drhd(1, 0, 0xfed9_0000, &[]), vec![0; zeros]]);
+        assert_eq!(defects(&bytes).len(), 1);
+        let t = Topology::from_table(&bytes).unwrap();
+        assert!(t.units_complete() && t.defects() == 1);
+        assert_eq!(unit_of(&t, id(0, 3, 0)), Some(0));
+    }
 }
 
 /// Everything that reads a table, over one.

@@ -62,6 +62,8 @@ pub enum Reason {
     SharedId(DeviceId, AliasOf, AliasOf),
     /// The second is above the first, and requests can turn round at this port or bridge.
     NotIsolated(DeviceId),
+    /// Both the second and another bridge say that they forward to the first's bus; which one does is not known.
+    TwoWays(DeviceId),
     /// They are functions of one device that does not isolate them.
     SameDevice,
 }
@@ -103,11 +105,15 @@ impl Groups {
         let mut forest = Forest::new(functions)?;
         forest.join_shared_ids(&mut aliases);
         for (place, f) in functions.iter().enumerate() {
-            let turning = || tree.above(f.id).find(|p| !p.isolates());
             if let Some(parent) = f.parent.and_then(|p| tree.place(p))
-                && let Some(port) = turning()
+                && let Some(port) = tree.turning(f.id)
             {
                 forest.join(place, parent, Reason::NotIsolated(port.id));
+            }
+            for rival in tree.rivals(f.id) {
+                if let Some(other) = tree.place(rival.id) {
+                    forest.join(place, other, Reason::TwoWays(rival.id));
+                }
             }
             if f.multifunction && !f.isolates() {
                 let hub = functions.iter().skip(slot_start(functions, f));
@@ -198,7 +204,7 @@ fn find_aliases(
     if function_1 != f.id && USE_FUNCTION_1.contains(&(f.vendor, f.device)) {
         found(function_1, AliasOf::Quirk)?;
     }
-    for bridge in tree.above(f.id) {
+    for bridge in tree.above(f.id).chain(tree.rivals(f.id)) {
         match (bridge.role, bridge.behind) {
             (Role::ToPci, Some(behind)) => {
                 let id = DeviceId::new(bridge.id.segment, behind.secondary, 0, 0);
@@ -382,6 +388,7 @@ impl fmt::Display for Link {
             Reason::NotIsolated(port) => {
                 write!(f, "{a} is below {b}, and {port} above does not isolate what is below it (no ACS, or not on)")
             }
+            Reason::TwoWays(_) => write!(f, "{a} is on a bus to which {b} forwards, and another bridge too"),
             Reason::SameDevice => write!(f, "{a} and {b} are functions of one device without ACS between them"),
         }
     }

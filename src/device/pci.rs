@@ -145,9 +145,10 @@ impl Tree {
                 continue;
             }
             let found = self.functions.get(start..).unwrap_or_default();
-            let parent = found.iter().find(|f| f.behind.is_some_and(|b| b.secondary == bus)).copied();
+            let parent = nearest(found, bus).copied();
             // A link has one device on it; whatever answers at other numbers is the same one again.
-            let link = parent.is_some_and(|p| matches!(p.role, Role::RootPort | Role::DownstreamPort));
+            let direct = parent.filter(|p| p.behind.is_some_and(|b| b.secondary == bus));
+            let link = direct.is_some_and(|p| matches!(p.role, Role::RootPort | Role::DownstreamPort));
             let last = if link { 0 } else { 31 };
             for device in 0..=last {
                 self.read_device(DeviceId::new(segment, bus, device, 0), parent.as_ref(), read)?;
@@ -209,7 +210,9 @@ impl Tree {
             let on = acs.on | acs.able & Acs::ISOLATION;
             let word = u32::from(on) << 16 | u32::from(acs.able);
             let now = put(f.id, acs.at.saturating_add(4), word);
-            acs.on = (now.map_err(|_| ErrorKind::Platform(Step::Configuration).of(f.id))? >> 16) as u16;
+            let now = now.map_err(|_| ErrorKind::Platform(Step::Configuration).of(f.id))?;
+            // All ones: the function is gone.
+            acs.on = if now == u32::MAX { 0 } else { (now >> 16) as u16 };
             changed = changed.saturating_add(1);
         }
         Ok(changed)
@@ -227,6 +230,24 @@ impl Tree {
 
     pub(super) fn place(&self, id: DeviceId) -> Option<usize> {
         self.functions.binary_search_by_key(&id, |f| f.id).ok()
+    }
+
+    /// The port or bridge above a function, nearest first, where requests can turn round instead of going up: one that
+    /// does not isolate, or a switch of which a port below does not (what comes in there reaches every other port).
+    pub(super) fn turning(&self, id: DeviceId) -> Option<&Function> {
+        let open = |switch: &Function| {
+            let mut ports =
+                self.functions.iter().filter(|f| f.parent == Some(switch.id) && f.role == Role::DownstreamPort);
+            switch.role == Role::UpstreamPort && ports.any(|f| !f.isolates())
+        };
+        self.above(id).find(|p| !p.isolates() || open(p))
+    }
+
+    /// Bridges that are not above a function and say all the same that they forward to its bus.
+    pub(super) fn rivals(&self, id: DeviceId) -> impl Iterator<Item = &Function> {
+        let rival =
+            move |f: &&Function| f.id.segment == id.segment && f.behind.is_some_and(|b| b.holds(id.source.bus()));
+        self.functions.iter().filter(rival).filter(move |f| self.above(id).all(|a| a.id != f.id))
     }
 
     /// The bridges and ports above a function, nearest first.
@@ -266,6 +287,13 @@ impl Function {
     }
 }
 
+/// The bridge that a bus is behind: that whose secondary bus it is, else (the bridge between is not to be seen) the one
+/// with the fewest buses behind it that forwards to it.
+fn nearest(found: &[Function], bus: u8) -> Option<&Function> {
+    let holding = found.iter().filter_map(|f| f.behind.filter(|b| b.holds(bus)).map(|b| (f, b)));
+    holding.min_by_key(|(_, b)| (b.secondary != bus, b.subordinate.saturating_sub(b.secondary))).map(|(f, _)| f)
+}
+
 /// The function, and the next function number where it has the ARI capability. What cannot be read of a function that is
 /// there reads as all ones, which makes it a multifunction device without capabilities: the least that can be trusted.
 fn read_function(id: DeviceId, parent: Option<&Function>, read: Read<'_>) -> Option<(Function, Option<u8>)> {
@@ -291,8 +319,9 @@ fn read_function(id: DeviceId, parent: Option<&Function>, read: Read<'_>) -> Opt
     if let Some(at) = capability(list, 0x10, word) {
         express(&mut f, at, word);
         if let Some(at) = extended(0x000d, word) {
-            let acs = word(at.saturating_add(4));
-            f.acs = Some(Acs { at, able: acs as u16, on: (acs >> 16) as u16 });
+            // All ones are a read that failed.
+            let acs = Some(word(at.saturating_add(4))).filter(|w| *w != u32::MAX);
+            f.acs = acs.map(|w| Acs { at, able: w as u16, on: (w >> 16) as u16 });
         }
         next = extended(0x000e, word).map(|at| (word(at.saturating_add(4)) >> 8) as u8);
     }

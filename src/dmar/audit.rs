@@ -4,19 +4,22 @@
 
 use super::oddity::{Oddity, OddityKind};
 use super::parse::{Andd, Atsr, Drhd, Entry, HeaderFlags, Rhsa, Rmrr, Satc, Scope, Scopes, Structure, Table};
-use super::topology::{MOST, usable_base, usable_range};
+use super::topology::{usable_base, usable_range};
 use crate::host::address::{INTERRUPT_RANGE, PAGE, Range};
+
+/// Structures beyond this many are looked at one by one, but not compared with the others: that ends for any table.
+const COMPARED: usize = 1024;
 
 /// Calls `report` with everything odd about `table`: first of its header, then in table order. `reserved` answers whether the memory map
 /// keeps a range out of general use (reserved, or EFI runtime); without it that question is not asked.
 ///
-/// Any context that `report` allows; neither waits nor allocates. Structures are compared with each other up to the 4096th
+/// Any context that `report` allows; neither waits nor allocates. Structures are compared with each other up to the 1024th
 /// of the table, which is many times what machines have.
 pub fn audit(table: &Table<'_>, reserved: Option<&dyn Fn(Range) -> bool>, report: &mut dyn FnMut(Oddity)) {
     if !table.is_dmar() {
         return;
     }
-    let audit = Audit { table, reserved };
+    let audit = Audit { table, reserved, names: names(table) };
     audit.header(&mut |at, kind| report(Oddity { at, kind }));
     let mut highest = 0;
     for (place, entry) in table.structures().enumerate() {
@@ -37,7 +40,7 @@ pub fn audit(table: &Table<'_>, reserved: Option<&dyn Fn(Range) -> bool>, report
             }
         }
         match entry.structure {
-            _ if place >= MOST => {}
+            _ if place >= COMPARED => {}
             Structure::Drhd(d) => audit.unit(place, &entry, &d, note),
             Structure::Rmrr(r) => audit.region(place, &entry, &r, note),
             Structure::Atsr(a) => audit.ports(&entry, &a, note),
@@ -84,11 +87,25 @@ type Note<'n> = &'n mut dyn FnMut(usize, OddityKind);
 struct Audit<'t, 'a> {
     table: &'t Table<'a>,
     reserved: Option<&'t dyn Fn(Range) -> bool>,
+    /// Which numbers of ACPI devices have a name, one bit each.
+    names: [u64; 4],
+}
+
+fn names(table: &Table<'_>) -> [u64; 4] {
+    let mut names = [0u64; 4];
+    for entry in table.structures() {
+        if let Structure::Andd(a) = entry.structure
+            && let Some(word) = names.get_mut(usize::from(a.device_number >> 6))
+        {
+            *word |= 1 << (a.device_number & 63);
+        }
+    }
+    names
 }
 
 impl<'a> Audit<'_, 'a> {
     fn compared(&self) -> impl Iterator<Item = (usize, Entry<'a>)> {
-        self.table.structures().enumerate().take(MOST)
+        self.table.structures().enumerate().take(COMPARED)
     }
 
     fn units(&self) -> impl Iterator<Item = (usize, Drhd<'a>)> {
@@ -250,8 +267,9 @@ impl<'a> Audit<'_, 'a> {
         if let Some(&[device, function]) = scope.path.iter().find(|[d, f]| *d > 31 || *f > 7) {
             note(scope.at, OddityKind::ScopePath { device, function });
         }
-        if scope.kind == 5 && !self.names().any(|(_, a)| a.device_number == scope.enumeration_id) {
-            note(scope.at, OddityKind::NameMissing(scope.enumeration_id));
+        let n = scope.enumeration_id;
+        if scope.kind == 5 && self.names.get(usize::from(n >> 6)).is_none_or(|word| word >> (n & 63) & 1 == 0) {
+            note(scope.at, OddityKind::NameMissing(n));
         }
     }
 }

@@ -248,6 +248,11 @@ impl<'a> Entry<'a> {
         }
     }
 
+    /// Whether this is no structure but zeros up to the end of the table.
+    pub(super) fn is_padding(&self) -> bool {
+        usize::from(self.length) < PREFIX && self.bytes.iter().all(|b| *b == 0)
+    }
+
     /// Calls `report` with what is wrong with the structure and its scopes.
     pub fn defects(&self, report: &mut dyn FnMut(Defect)) {
         if let Some(d) = self.defect {

@@ -13,7 +13,7 @@ use crate::host::grow;
 use alloc::vec::Vec;
 
 /// More units or regions than this no machine has, and a table that says so is refused: comparing each with each ends.
-pub(super) const MOST: usize = 4096;
+const MOST: usize = 4096;
 
 /// The buses behind a bridge.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,6 +22,13 @@ pub struct Buses {
     pub secondary: u8,
     /// The last bus behind it.
     pub subordinate: u8,
+}
+
+impl Buses {
+    /// Whether `bus` is among them.
+    pub fn holds(&self, bus: u8) -> bool {
+        (self.secondary..=self.subordinate).contains(&bus)
+    }
 }
 
 /// What resolving a scope needs of the PCI tree. A closure that answers `buses` is one.
@@ -124,9 +131,8 @@ impl DeviceScope {
             return None;
         }
         let behind = tree.buses(it)?;
-        let within = behind.secondary <= d.source.bus() && d.source.bus() <= behind.subordinate;
         let width = u16::from(behind.subordinate.saturating_sub(behind.secondary));
-        within.then_some(width.saturating_add(1))
+        behind.holds(d.source.bus()).then_some(width.saturating_add(1))
     }
 }
 
@@ -281,6 +287,8 @@ impl Topology {
             let mut whole = true;
             entry.defects(&mut |d| whole &= matches!(d, Defect::StructureLong { .. }));
             match entry.kind {
+                // Zeros to the end hide nothing: firmware's padding.
+                _ if entry.is_padding() => {}
                 Some(0) => t.units_complete &= whole,
                 Some(_) => beyond_units = true,
                 None => t.units_complete &= beyond_units,
@@ -290,11 +298,11 @@ impl Topology {
         if matches!(header.length as usize, n if n > bytes.len()) {
             t.units_complete &= beyond_units;
         }
-        for entry in table.structures() {
-            if let Structure::Rhsa(a) = entry.structure {
-                for unit in t.units.iter_mut().filter(|u| u.base.is_some_and(|b| b.get() == a.register_base)) {
-                    unit.node = Some(a.proximity_domain);
-                }
+        let nodes =
+            table.structures().filter_map(|e| if let Structure::Rhsa(a) = e.structure { Some(a) } else { None });
+        for a in nodes.take(MOST) {
+            for unit in t.units.iter_mut().filter(|u| u.base.is_some_and(|b| b.get() == a.register_base)) {
+                unit.node = Some(a.proximity_domain);
             }
         }
         Ok(t)

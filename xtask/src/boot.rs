@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -18,6 +18,12 @@ use crate::setup::qemu::Qemu;
 
 /// How many of the last lines are kept for the report of a silent machine.
 const LAST_LINES: usize = 8;
+
+/// A longer line is taken for several.
+const LONGEST_LINE: u64 = 64 << 10;
+
+/// How long the last words of a machine that was stopped are waited for.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// QEMU's exit codes for the kernel's values 0x10, 0x11 and 0x12.
 pub const SUCCESS: i32 = 33;
@@ -97,41 +103,22 @@ pub fn boot(
     command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut machine = Machine(command.spawn().context("cannot start QEMU")?);
 
-    let (sender, lines) = mpsc::channel();
-    if let Some(pipe) = machine.0.stdout.take() {
-        std::thread::spawn(move || {
-            let mut reader = BufReader::new(pipe);
-            let mut bytes = Vec::new();
-            while matches!(reader.read_until(b'\n', &mut bytes), Ok(1..)) {
-                if sender.send(String::from_utf8_lossy(&bytes).into_owned()).is_err() {
-                    break;
-                }
-                bytes.clear();
-            }
-        });
-    }
-    let errors = machine.0.stderr.take().map(|mut pipe| {
-        std::thread::spawn(move || {
-            let mut text = Vec::new();
-            let _ = pipe.read_to_end(&mut text);
-            String::from_utf8_lossy(&text).into_owned()
-        })
-    });
+    let lines = machine.0.stdout.take().map_or_else(|| mpsc::channel().1, lines_of);
+    let errors = machine.0.stderr.take().map(last_words_of);
 
     let begun = Instant::now();
     let mut last = Vec::new();
     let mut take = |line: String| {
         let line = line.trim_end_matches(['\r', '\n']);
-        if !line.trim().is_empty() {
-            if last.len() == LAST_LINES {
-                last.remove(0);
-            }
-            last.push(line.to_owned());
-        }
+        keep(&mut last, line);
         hear(Line::parse(line));
     };
     let end = loop {
         let left = limits.total.saturating_sub(begun.elapsed());
+        // Without this a machine that never stops talking has all the time there is.
+        if left.is_zero() {
+            break End::TooLong(limits.total);
+        }
         match lines.recv_timeout(left.min(limits.silence)) {
             Ok(line) => take(line),
             Err(RecvTimeoutError::Disconnected) => break End::Exit(machine.wait()?.code()),
@@ -140,12 +127,56 @@ pub fn boot(
         }
     };
     machine.end();
-    // A line that had no end yet when the machine was stopped.
-    while let Ok(line) = lines.recv_timeout(Duration::from_secs(1)) {
+    // A line that had no end yet when the machine was stopped. What it started may live on and hold its pipes.
+    let stopped = Instant::now();
+    while stopped.elapsed() < LAST_WORDS
+        && let Ok(line) = lines.recv_timeout(LAST_WORDS)
+    {
         take(line);
     }
-    let errors = errors.and_then(|thread| thread.join().ok()).unwrap_or_default();
+    let errors = errors.and_then(|words| words.recv_timeout(LAST_WORDS).ok()).unwrap_or_default();
     Ok(Outcome { end, last, errors })
+}
+
+/// Gives each line of a pipe to `take` until that answers `false`.
+fn each_line(pipe: impl Read, mut take: impl FnMut(String) -> bool) {
+    let mut reader = BufReader::new(pipe);
+    let mut bytes = Vec::new();
+    while matches!(reader.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut bytes), Ok(1..))
+        && take(String::from_utf8_lossy(&bytes).into_owned())
+    {
+        bytes.clear();
+    }
+}
+
+/// The lines of a pipe, read no faster than they are heard.
+fn lines_of(pipe: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, lines) = mpsc::sync_channel(LAST_LINES);
+    std::thread::spawn(move || each_line(pipe, |line| sender.send(line).is_ok()));
+    lines
+}
+
+/// The last lines of a pipe, when it ends.
+fn last_words_of(pipe: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, words) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut last = Vec::new();
+        each_line(pipe, |line| {
+            keep(&mut last, line.trim_end());
+            true
+        });
+        let _ = sender.send(last.join("\n"));
+    });
+    words
+}
+
+fn keep(last: &mut Vec<String>, line: &str) {
+    if !line.trim().is_empty() {
+        if last.len() == LAST_LINES {
+            last.remove(0);
+        }
+        last.push(line.to_owned());
+    }
 }
 
 /// A running QEMU, ended when it goes out of scope.
@@ -231,6 +262,33 @@ mod tests {
         let bytes = sector(700);
         assert!(bytes.starts_with(b"vtd sector 700\n\xbc"));
         assert_eq!(bytes.len(), 512);
+    }
+
+    /// What becomes of a boot of this shell script, within 1.5 s and with 0.5 s of silence.
+    fn boot_of(script: &str) -> (End, usize) {
+        let fake = format!("case \"$*\" in *--version*) echo 'version 11.1.3' ;; *help*) ;; *) {script} ;; esac");
+        let arguments = vec!["-c".into(), fake.into(), "qemu".into()];
+        let qemu = Qemu::probe("sh".into(), arguments, None, "a fake".into()).unwrap();
+        let limits = Limits { total: Duration::from_millis(1500), silence: Duration::from_millis(500) };
+        let setting = Setting::new(crate::machines::by_name("no-iommu").unwrap());
+        let (begun, mut longest) = (Instant::now(), 0);
+        let outcome = boot(&qemu, Path::new("kernel"), &setting, "test", limits, &mut |line| {
+            if let Line::Text(text) = line {
+                longest = longest.max(text.len());
+            }
+        });
+        assert!(begun.elapsed() < Duration::from_secs(10), "{script}");
+        (outcome.unwrap().end, longest)
+    }
+
+    #[test]
+    fn a_boot_ends_whatever_the_machine_does() {
+        assert!(matches!(boot_of("exec yes").0, End::TooLong(_)));
+        assert!(matches!(boot_of("yes >&2").0, End::Silent(_)));
+        assert!(matches!(boot_of("sleep 20 & echo; sleep 20").0, End::Silent(_)), "others hold its pipes");
+        let (end, longest) = boot_of("exec tr '\\0' x < /dev/zero");
+        assert!(matches!(end, End::TooLong(_)) && longest <= LONGEST_LINE as usize, "{end:?} {longest}");
+        assert_eq!(boot_of("kill -9 $$").0, End::Exit(None));
     }
 
     #[test]

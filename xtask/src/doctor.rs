@@ -25,9 +25,9 @@ pub fn run() -> Result<ExitCode> {
     say("QEMU unpacked", unpacked.unwrap_or_else(|| "none yet".into()));
     say(
         "packages",
-        match Apt::missing() {
-            Some(missing) => format!("{missing}: what is missing above has to be installed by hand"),
-            None => format!("apt, mirror {}", apt_sources::mirror()),
+        match (Apt::missing(), apt_sources::mirror()) {
+            (None, Some(mirror)) => format!("apt, mirror {mirror}"),
+            (missing, _) => format!("{}: install what is missing above by hand", missing.unwrap_or("no mirror")),
         },
     );
     say(

@@ -118,10 +118,36 @@ fn a_switch_keeps_apart_what_its_ports_keep_apart() {
     let g = switch([0x1d, 0x1d]);
     assert_eq!(members(&g, id(3, 0, 0)), [id(3, 0, 0)]);
     assert_eq!(members(&g, id(4, 0, 0)), [id(4, 0, 0)]);
-    // One port without upstream forwarding: what is below it is with it, the other side is not.
-    let g = switch([0x0d, 0x1d]);
-    assert_eq!(members(&g, id(3, 0, 0)), [id(2, 0, 0), id(3, 0, 0)]);
-    assert_eq!(members(&g, id(4, 0, 0)), [id(4, 0, 0)]);
+    // One port that lets requests turn round: what is below it reaches what is below the other, whatever that one does.
+    let g = switch([0x0c, 0x1d]);
+    assert_eq!(members(&g, id(3, 0, 0)).len(), 5);
+    let why = g.why(id(4, 0, 0), id(2, 1, 0)).unwrap().to_string();
+    assert!(why.contains("0000:01:00.0 above does not isolate"), "{why}");
+    assert_eq!(g.group_of(id(0, 1, 0)).unwrap().first(), id(0, 1, 0));
+}
+
+#[test]
+fn a_bus_that_two_bridges_claim_joins_both() {
+    let mut s = Space::new();
+    for (device, kind) in [(1, ROOT_PORT), (2, ROOT_PORT), (3, TO_PCI)] {
+        s.express(id(0, device, 0), 1, kind).buses(id(0, device, 0), 1, 1).acs(id(0, device, 0), 0x1d, 0x1d);
+    }
+    s.buses(id(0, 2, 0), 2, 2).express(id(1, 0, 0), 0, ENDPOINT).express(id(2, 0, 0), 0, ENDPOINT);
+    let g = groups(&s);
+    assert_eq!(members(&g, id(1, 0, 0)), [id(0, 3, 0), id(1, 0, 0)]);
+    assert_eq!(members(&g, id(2, 0, 0)), [id(2, 0, 0)]);
+    let why = g.why(id(1, 0, 0), id(0, 3, 0)).unwrap().to_string();
+    assert!(why.contains("another bridge too"), "{why}");
+}
+
+#[test]
+fn behind_a_bridge_that_is_not_to_be_seen_the_one_above_speaks() {
+    // 02:00.0 has no bridge with that secondary bus; the conventional bridge to buses 1-2 forwards for it.
+    let mut s = Space::new();
+    s.conventional(id(0, 30, 0), 1).buses(id(0, 30, 0), 1, 2).conventional(id(2, 0, 0), 0);
+    let g = groups(&s);
+    assert_eq!(requesters(&g, id(2, 0, 0)), [id(0, 30, 0), id(2, 0, 0)]);
+    assert_eq!(members(&g, id(2, 0, 0)).len(), 2);
 }
 
 #[test]

@@ -147,5 +147,10 @@ fn access_control_is_turned_on_where_it_can_be() {
     let mut tree = s.tree();
     tree.isolate_by(&mut |_, _, _| Ok(0)).unwrap();
     assert!(!tree.function(id(0, 1, 0)).unwrap().isolates());
+    tree.isolate_by(&mut |_, _, _| Ok(u32::MAX)).unwrap();
+    assert!(!tree.function(id(0, 1, 0)).unwrap().isolates(), "it is gone");
     assert!(s.tree().isolate_by(&mut |_, _, _| Err(PlatformError)).is_err());
+    // A capability that cannot be read is none.
+    s.set(id(0, 2, 0), 0x144, u32::MAX);
+    assert!(!s.tree().function(id(0, 2, 0)).unwrap().isolates());
 }

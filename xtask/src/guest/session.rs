@@ -14,6 +14,7 @@ pub struct Session<'a> {
     current: Option<(String, Instant)>,
     finished: Option<String>,
     heard: u64,
+    failed: u64,
     done: Option<u64>,
     tour: Option<Duration>,
     panic: Vec<String>,
@@ -36,6 +37,7 @@ impl<'a> Session<'a> {
             current: None,
             finished: None,
             heard: 0,
+            failed: 0,
             done: None,
             tour: None,
             panic: Vec::new(),
@@ -81,6 +83,7 @@ impl<'a> Session<'a> {
         let begun = self.current.take().map(|(_, begun)| begun.elapsed());
         self.finished = Some(name.clone());
         self.heard += 1;
+        self.failed += u64::from(matches!(verdict, Verdict::Failed(_)));
         Some((name, verdict, time.or(begun).unwrap_or_default()))
     }
 
@@ -107,8 +110,14 @@ impl<'a> Session<'a> {
 
     pub fn end(mut self, outcome: &Outcome) -> Next {
         let ended_itself = matches!(outcome.end, End::Exit(Some(boot::SUCCESS | boot::FAILURE)));
+        let success = outcome.end == End::Exit(Some(boot::SUCCESS));
         let reason = match (ended_itself, self.done) {
-            (true, Some(count)) if count == self.heard => return Next { broken: None, next: None },
+            (true, Some(count)) if count == self.heard && success == (self.failed == 0) => {
+                return Next { broken: None, next: None };
+            }
+            (true, Some(count)) if count == self.heard => {
+                format!("{} of its tests failed, and {}", self.failed, outcome.reason())
+            }
             (true, Some(count)) => format!("the kernel counts {count} tests, but {} were heard of", self.heard),
             (true, None) => "the kernel ended without saying that its tests are done".into(),
             (false, _) => self.with_panic(outcome.reason()),
@@ -179,6 +188,16 @@ mod tests {
         hear(&mut session, &["@test begin a::one", "@test ok a::one 3", "@test done 1 0 0"]);
         let next = session.end(&ended(End::Silent(Duration::from_secs(60))));
         assert_eq!((next.broken.map(|broken| broken.0), next.next), (Some("boot".into()), None));
+    }
+
+    #[test]
+    fn the_exit_code_has_to_say_what_the_results_say() {
+        for (word, code) in [("ok a::one 1", boot::FAILURE), ("fail a::one bad", boot::SUCCESS)] {
+            let mut session = Session::new(Path::new("kernel"));
+            hear(&mut session, &["@test begin a::one", &format!("@test {word}"), "@test done 1 0 0"]);
+            let (name, _, _) = session.end(&ended(End::Exit(Some(code)))).broken.unwrap();
+            assert_eq!(name, "boot", "{word}");
+        }
     }
 
     #[test]

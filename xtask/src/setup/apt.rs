@@ -23,10 +23,14 @@ pub struct Plan {
 }
 
 impl Apt {
-    /// Whether this machine has the programs, and if not what to do.
+    /// What this machine lacks for fetching Debian's packages.
     pub fn missing() -> Option<&'static str> {
         let there = ["apt-get", "apt-cache", "dpkg-deb"].iter().all(|name| find_program(name).is_some());
-        (!there).then_some("this machine has no apt")
+        match there {
+            false => Some("this machine has no apt"),
+            true if apt_sources::mirror().is_none() => Some("apt's sources name no Debian archive"),
+            true => None,
+        }
     }
 
     /// An apt that knows the packages of `suites`, with its lists brought up to date.
@@ -38,7 +42,7 @@ impl Apt {
         for folder in ["lists/partial", "cache/archives/partial", "empty"] {
             make_dir(&dir.join(folder))?;
         }
-        let mirror = apt_sources::mirror();
+        let mirror = apt_sources::mirror().context("apt's sources name no Debian archive")?;
         let key = match keyring() {
             Some(file) => format!("[signed-by={}] ", file.display()),
             None => String::new(),
@@ -79,6 +83,7 @@ impl Apt {
              Dir::Log \"{dir}\";\n\
              APT::Install-Recommends \"false\";\n\
              APT::Architecture \"amd64\";\n\
+             APT::Update::Error-Mode \"any\";\n\
              APT::Sandbox::User \"root\";\n\
              Acquire::Languages \"none\";\n\
              Acquire::Retries \"2\";\n\

@@ -3,9 +3,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Debian's public mirror, for machines whose apt names none (its derivatives).
-const PUBLIC_MIRROR: &str = "http://deb.debian.org/debian";
-
 /// A place that packages come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
@@ -43,14 +40,14 @@ fn base_suite(suite: &str) -> &str {
     suite.strip_suffix("-updates").or_else(|| suite.strip_suffix("-backports")).unwrap_or(suite)
 }
 
-/// The mirror to fetch Debian's packages from.
-pub fn mirror() -> String {
+/// The mirror to fetch Debian's packages from; nothing where apt names none (Debian's derivatives).
+pub fn mirror() -> Option<String> {
     choose(&configured(Path::new("/etc/apt")))
 }
 
-fn choose(sources: &[Source]) -> String {
+fn choose(sources: &[Source]) -> Option<String> {
     let found = sources.iter().find(|source| source.is_debian());
-    found.map_or(PUBLIC_MIRROR, |source| &source.uri).trim_end_matches('/').to_owned()
+    found.map(|source| source.uri.trim_end_matches('/').to_owned())
 }
 
 fn configured(etc: &Path) -> Vec<Source> {
@@ -143,7 +140,7 @@ Components: main contrib
         let sources = parse_deb822(SOURCES);
         assert_eq!(sources.len(), 2);
         assert_eq!(sources[1].suites, ["bookworm", "bookworm-updates"]);
-        assert_eq!(choose(&sources), "http://mirror.example/debian");
+        assert_eq!(choose(&sources).as_deref(), Some("http://mirror.example/debian"));
     }
 
     #[test]
@@ -154,13 +151,13 @@ Components: main contrib
             deb [signed-by=/k.gpg arch=amd64] https://mirror.example/debian trixie main # here\n";
         let sources: Vec<Source> = text.lines().filter_map(parse_line).collect();
         assert_eq!(sources.len(), 2);
-        assert_eq!(choose(&sources), "https://mirror.example/debian");
+        assert_eq!(choose(&sources).as_deref(), Some("https://mirror.example/debian"));
     }
 
     #[test]
     fn foreign_archives_are_not_debian() {
         let line = "deb http://archive.example/ubuntu stable main";
         assert!(!parse_line(line).unwrap().is_debian());
-        assert_eq!(choose(&[]), PUBLIC_MIRROR);
+        assert_eq!(choose(&[]), None);
     }
 }

@@ -53,7 +53,7 @@ pub struct Compiler {
 
 impl Compiler {
     pub fn ask() -> Result<Self> {
-        let identity = output_of(rustc().arg("-vV")).context("install Rust by rustup (https://rustup.rs)")?;
+        let identity = output_of(rustc().arg("-vV")).context("Rust is missing; install it by hand (rustup does)")?;
         let release = identity.lines().find_map(|line| line.strip_prefix("release: "));
         let release = release.context("`rustc -vV` names no release")?.to_owned();
         let sysroot = PathBuf::from(output_of(rustc().args(["--print", "sysroot"]))?.trim());
@@ -194,7 +194,7 @@ fn build(compiler: &Compiler, source: &Path) -> Result<()> {
     command.arg("--target-dir").arg(&target);
     // The one place that needs unstable options: the source is of this very release, so they are sound.
     command.env("RUSTC_BOOTSTRAP", "1").env("__CARGO_TESTS_ONLY_SRC_ROOT", source).env_remove("RUSTFLAGS");
-    output_of(&mut command).context("cannot build Rust's library; cargo must reach crates.io for this once")?;
+    output_of(&mut command).context("cannot build Rust's library; cargo must reach its registry for this once")?;
 
     let dir = compiler.built_dir();
     fresh_dir(&dir)?;

@@ -1,11 +1,11 @@
 //! The tests that run on the host: `cargo test`, its answers read line by line.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
 use super::report::Report;
 use crate::filter;
@@ -32,7 +32,8 @@ pub const ADOPT: Suite =
 impl Suite {
     fn command(&self) -> Command {
         let mut command = places::cargo();
-        command.args(["test", "--no-fail-fast"]).args(self.arguments);
+        // Quiet, cargo has libtest print dots.
+        command.args(["test", "--no-fail-fast"]).args(self.arguments).env("CARGO_TERM_QUIET", "false");
         command
     }
 
@@ -63,6 +64,11 @@ impl Suite {
             let name = format!("{}::{name}", self.head);
             report.take_quietly(TestResult { name, verdict, time: Duration::ZERO, machine: None });
         }
+        let told: usize = lines.iter().filter_map(|line| parse_sum(line)).sum();
+        let ended = ended.and_then(|()| {
+            ensure!(told == count, "libtest counts {told} tests, but {count} results were heard");
+            Ok(())
+        });
         println!("{count} tests of {} in {:.1} s", self.head, begun.elapsed().as_secs_f64());
         if failures > 0 {
             lines.iter().skip_while(|line| *line != "failures:").for_each(|line| println!("{line}"));
@@ -85,6 +91,8 @@ fn follow(command: &mut Command, deadline: Option<Instant>, lines: &mut Vec<Stri
     loop {
         let left = deadline.map_or(Duration::MAX, |end| end.saturating_duration_since(Instant::now()));
         match receiver.recv_timeout(left) {
+            // Who never stops talking is out of time all the same.
+            Ok(_) if left.is_zero() => return stop(child),
             Ok(line) => {
                 // libtest's word on long tests: the only sign of life for minutes.
                 if line.contains(" has been running for over ") {
@@ -93,11 +101,7 @@ fn follow(command: &mut Command, deadline: Option<Instant>, lines: &mut Vec<Stri
                 lines.push(line);
             }
             Err(RecvTimeoutError::Disconnected) => break,
-            Err(RecvTimeoutError::Timeout) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                bail!("not done when the time of the whole run was over");
-            }
+            Err(RecvTimeoutError::Timeout) => return stop(child),
         }
     }
     let status = child.wait()?;
@@ -105,6 +109,19 @@ fn follow(command: &mut Command, deadline: Option<Instant>, lines: &mut Vec<Stri
         bail!("`cargo test` failed ({status}); its words above say why");
     }
     Ok(())
+}
+
+fn stop(mut child: Child) -> Result<()> {
+    let _ = child.kill();
+    let _ = child.wait();
+    bail!("not done when the time of the whole run was over");
+}
+
+/// `test result: ok. 3 passed; 0 failed; 1 ignored; ...`: how many tests that is.
+fn parse_sum(line: &str) -> Option<usize> {
+    let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
+    let number = |part: &str| part.trim().split(' ').next().and_then(|number| number.parse::<usize>().ok());
+    counts.split(';').take(3).map(number).sum()
 }
 
 /// `test NAME ... ok`, `... FAILED`, `... ignored`, `... ignored, REASON`
@@ -142,11 +159,20 @@ mod tests {
     }
 
     #[test]
+    fn reads_libtests_sums() {
+        let line = "test result: FAILED. 3 passed; 2 failed; 1 ignored; 0 measured; 40 filtered out; finished in 0.00s";
+        assert_eq!(parse_sum(line), Some(6));
+        assert_eq!(parse_sum("test result_of::it ... ok"), None);
+    }
+
+    #[test]
     fn a_command_is_stopped_at_the_deadline() {
         let mut lines = Vec::new();
         let deadline = Some(Instant::now() + Duration::from_millis(300));
         let ended = follow(Command::new("sh").args(["-c", "echo one; exec sleep 60"]), deadline, &mut lines);
         assert!(ended.unwrap_err().to_string().contains("not done"));
         assert_eq!(lines, ["one"]);
+        let deadline = Some(Instant::now() + Duration::from_millis(300));
+        assert!(follow(Command::new("sh").args(["-c", "exec yes"]), deadline, &mut lines).is_err());
     }
 }

@@ -18,7 +18,7 @@ use crate::machines::{self, MACHINES, Machine};
 use crate::setup::sysroot;
 use checks::Check;
 use host::Suite;
-use report::Report;
+use report::{Count, Report};
 use skips::Allowed;
 
 /// The default size has to be done in this time.
@@ -45,7 +45,12 @@ impl<'a> Plan<'a> {
             _ => (100, Some(TIME_LIMIT)),
         };
         let filter = args.filter.as_deref().unwrap_or_default();
-        let mut machines = args.machines.clone();
+        let mut machines: Vec<&'static Machine> = Vec::new();
+        for machine in &args.machines {
+            if machines.iter().all(|one| one.name != machine.name) {
+                machines.push(machine);
+            }
+        }
         if machines.is_empty() {
             machines.extend(MACHINES.iter().filter(|one| !args.quick || QUICK_MACHINES.contains(&one.name)));
         }
@@ -88,7 +93,7 @@ pub fn run(args: &TestArgs) -> Result<ExitCode> {
             Err(error) => report.check("check::kernel", Duration::ZERO, Err(error)),
         }
     }
-    if args.deny_skips {
+    if args.deny_skips && report.count() != Count::default() {
         let answer = report.deny_skips(&allowed);
         report.check("check::skips", Duration::ZERO, answer);
     }
@@ -96,6 +101,9 @@ pub fn run(args: &TestArgs) -> Result<ExitCode> {
         let minutes = TIME_LIMIT.as_secs() / 60;
         let error = anyhow!("the run took more than {minutes} minutes; the time by group shows what to make cheaper");
         report.check("check::time", begun.elapsed(), Err(error));
+    }
+    if report.count() == Count::default() {
+        report.check("check::filter", Duration::ZERO, Err(anyhow!("no test's name contains `{}`", plan.filter)));
     }
     println!("{}", report.summary());
     Ok(if report.count().failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
