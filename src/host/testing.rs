@@ -174,11 +174,13 @@ unsafe impl Platform for Host {
     type Irq = ();
 
     fn registers(&self, base: Hpa, len: u64) -> Result<Regs, PlatformError> {
+        let _own = heap::spare();
         let regs = self.inner().units.get(&base.get()).cloned().ok_or(PlatformError)?;
         Ok(Regs { mapped: len as u32, ..regs })
     }
 
     fn alloc(&self, order: u8, _: Option<u32>) -> Option<NonNull<u8>> {
+        let _own = heap::spare();
         let mut inner = self.inner();
         if let Some(left) = &mut inner.fail_after {
             *left = left.checked_sub(1)?;
@@ -195,6 +197,7 @@ unsafe impl Platform for Host {
     }
 
     unsafe fn free(&self, at: NonNull<u8>, order: u8) {
+        let _own = heap::spare();
         let mut inner = self.inner();
         let frame = inner.frames.remove(&(at.as_ptr() as usize)).expect("freed twice, or never allocated");
         assert_eq!(frame.order, order);
@@ -213,6 +216,7 @@ unsafe impl Platform for Host {
     }
 
     fn flush(&self, at: NonNull<u8>, len: usize) {
+        let _own = heap::spare();
         let mut inner = self.inner();
         let (first, end) = (at.as_ptr() as usize / 64, (at.as_ptr() as usize + len).div_ceil(64));
         inner.counts.lines += (end - first) as u64;
@@ -220,6 +224,7 @@ unsafe impl Platform for Host {
     }
 
     fn fence(&self) {
+        let _own = heap::spare();
         let mut inner = self.inner();
         let inner = &mut *inner;
         inner.counts.fences += 1;
@@ -246,6 +251,7 @@ unsafe impl Platform for Host {
 
     /// Time passes.
     fn relax(&self, _: UnitId, _: Nanos) {
+        let _own = heap::spare();
         std::thread::yield_now();
         let f = {
             let mut inner = self.inner();
@@ -263,6 +269,7 @@ unsafe impl Platform for Host {
 
     /// A number for the thread.
     fn cpu(&self) -> u32 {
+        let _own = heap::spare();
         static NEXT: AtomicU64 = AtomicU64::new(0);
         std::thread_local!(static MINE: u32 = NEXT.fetch_add(1, Ordering::Relaxed) as u32);
         MINE.with(|n| *n)
@@ -273,6 +280,7 @@ unsafe impl Platform for Host {
     }
 
     fn config_write(&self, d: DeviceId, at: u16, v: u32) -> Result<(), PlatformError> {
+        let _own = heap::spare();
         self.set_config(d, at, v);
         Ok(())
     }
@@ -350,6 +358,7 @@ impl Registers for Regs {
         self.get32(at)
     }
     fn write32(&self, at: u32, v: u32) {
+        let _own = heap::spare();
         self.check(at, 4);
         match self.hook() {
             Some(f) => f(self, at, u64::from(v)),
@@ -363,10 +372,81 @@ impl Registers for Regs {
         u64::from(words[at as usize / 4]) | u64::from(words[at as usize / 4 + 1]) << 32
     }
     fn write64(&self, at: u32, v: u64) {
+        let _own = heap::spare();
         self.check(at, 8);
         match self.hook() {
             Some(f) => f(self, at, v),
             None => self.set64(at, v),
+        }
+    }
+}
+
+/// The heap of the tests, which ends when a test says so, for the thread that says it; what the stand-ins do in between has
+/// memory always.
+pub(crate) mod heap {
+    use core::cell::Cell;
+    use std::alloc::{GlobalAlloc, Layout, System};
+
+    std::thread_local! {
+        /// Allocations that still succeed.
+        static LEFT: Cell<Option<u64>> = const { Cell::new(None) };
+        static SPARED: Cell<u32> = const { Cell::new(0) };
+    }
+
+    struct Heap;
+
+    #[global_allocator]
+    static HEAP: Heap = Heap;
+
+    fn ended() -> bool {
+        LEFT.with(|left| match left.get() {
+            Some(n) if SPARED.with(Cell::get) == 0 => {
+                left.set(Some(n.saturating_sub(1)));
+                n == 0
+            }
+            _ => false,
+        })
+    }
+
+    // SAFETY: the system's allocator, but for calls that fail.
+    unsafe impl GlobalAlloc for Heap {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            // SAFETY: the caller's promise.
+            if ended() { core::ptr::null_mut() } else { unsafe { System.alloc(layout) } }
+        }
+        unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+            // SAFETY: the caller's promise.
+            if ended() { core::ptr::null_mut() } else { unsafe { System.alloc_zeroed(layout) } }
+        }
+        unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+            // SAFETY: the caller's promise.
+            if ended() { core::ptr::null_mut() } else { unsafe { System.realloc(at, layout, size) } }
+        }
+        unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+            // SAFETY: the caller's promise.
+            unsafe { System.dealloc(at, layout) }
+        }
+    }
+
+    /// Runs `body` with a heap that ends after `n` allocations.
+    pub(crate) fn ending<R>(n: u64, body: impl FnOnce() -> R) -> R {
+        LEFT.with(|left| left.set(Some(n)));
+        let result = body();
+        LEFT.with(|left| left.set(None));
+        result
+    }
+
+    /// As long as it lives, allocations of this thread succeed and do not count.
+    pub(crate) struct Spare;
+
+    pub(crate) fn spare() -> Spare {
+        SPARED.with(|n| n.set(n.get() + 1));
+        Spare
+    }
+
+    impl Drop for Spare {
+        fn drop(&mut self) {
+            SPARED.with(|n| n.set(n.get() - 1));
         }
     }
 }

@@ -51,7 +51,8 @@ impl Dmar {
         self.add(1, &[&[0, 0, 0, 0], &first.to_le_bytes(), &last.to_le_bytes(), &scopes(&[device])])
     }
 
-    pub(super) fn topology(&self) -> Topology {
+    /// The whole table.
+    pub(super) fn bytes(&self) -> Vec<u8> {
         let mut table =
             [b"DMAR".as_slice(), &(48 + self.bytes.len() as u32).to_le_bytes(), &[1, 0], b"STANDI", b"MACHINES"]
                 .concat();
@@ -60,7 +61,11 @@ impl Dmar {
         table[36] = 46;
         table.extend(&self.bytes);
         table[9] = 0u8.wrapping_sub(table.iter().fold(0, |sum, b| sum.wrapping_add(*b)));
-        let topology = Topology::from_table(&table).unwrap();
+        table
+    }
+
+    pub(super) fn topology(&self) -> Topology {
+        let topology = Topology::from_table(&self.bytes()).unwrap();
         assert_eq!(topology.defects(), 0);
         topology
     }

@@ -4,5 +4,6 @@ mod attach;
 mod bring_up;
 mod domain;
 mod faults;
+mod heap;
 mod machine;
 mod threads;
