@@ -184,13 +184,17 @@ impl<P: Platform> Unit<P> {
         let wait = Wait::new(&h.platform, self.id, h.config.invalidation_deadline);
         let _turn = self.commands.take(wait).ok_or(timeout)?;
         let refused = ErrorKind::QueueError(0).on(self.id);
+        // What an earlier request that ran out of time may still be doing comes to its end first: meanwhile the register
+        // takes no other, and what it says then would be taken for this one's answer.
         let context = |v: Ccmd| {
+            self.until(h, timeout, |u| Ok(!Ccmd(u.regs.read64(at::CCMD)).busy()))?;
             self.regs.write64(at::CCMD, v.0);
             self.until(h, timeout, |u| Ok(!Ccmd(u.regs.read64(at::CCMD)).busy()))?;
             if Ccmd(self.regs.read64(at::CCMD)).performed().is_some() { Ok(()) } else { Err(refused) }
         };
+        let place = self.caps.iotlb();
         let iotlb = |v: Iotlb| {
-            let place = self.caps.iotlb();
+            self.until(h, timeout, |u| Ok(!Iotlb(u.regs.read64(place)).busy()))?;
             self.regs.write64(place, v.0);
             self.until(h, timeout, |u| Ok(!Iotlb(u.regs.read64(place)).busy()))?;
             if Iotlb(self.regs.read64(place)).performed().is_some() { Ok(()) } else { Err(refused) }
@@ -201,6 +205,7 @@ impl<P: Platform> Unit<P> {
             Request::IotlbGlobal => iotlb(Iotlb::global(self.drain())),
             Request::IotlbDomain { did } => iotlb(Iotlb::domain(did, self.drain())),
             Request::IotlbPages { did, first, order, leaf_only } => {
+                self.until(h, timeout, |u| Ok(!Iotlb(u.regs.read64(place)).busy()))?;
                 self.regs.write64(self.caps.iva(), Iva::new(first, order, leaf_only).0);
                 iotlb(Iotlb::page(did, self.drain()))
             }

@@ -389,6 +389,13 @@ fn the_registers_do_what_the_queue_does() {
     for r in [requests[0], requests[3]] {
         assert_eq!(registers.invalidate(&[r]).unwrap_err().kind, ErrorKind::Timeout(Step::Invalidation));
     }
+    // One that is still under way is not taken for the next one.
+    registers.standin.state().register_path = Answer::Done;
+    registers.standin.take();
+    for r in requests {
+        assert_eq!(registers.invalidate(&[r]).unwrap_err().kind, ErrorKind::Timeout(Step::Invalidation));
+    }
+    assert!(registers.standin.take().0.is_empty());
     queue.end();
     registers.end();
     let chosen = Bench::off(CAP, ECAP, Config { queue: false, ..Config::default() });
