@@ -2,7 +2,7 @@
 //! (VT-d 6.5.1, 6.5.2). A unit may always invalidate more than it was asked to.
 
 use super::queue::Submission;
-use super::{Host, Unit};
+use super::{Host, Unit, phase};
 use crate::host::error::{Error, ErrorKind, Step};
 use crate::host::platform::{Platform, Registers};
 use crate::host::sync::Ordering;
@@ -87,7 +87,7 @@ pub(crate) enum InFlight {
 
 impl<P: Platform> Unit<P> {
     fn stopped(&self) -> bool {
-        self.taken.load(Ordering::Acquire) == 0
+        self.phase.load(Ordering::Acquire) == phase::OFF
     }
 
     fn drain(&self) -> Drain {

@@ -19,7 +19,7 @@ mod tests;
 use crate::host::address::{Hpa, UnitId};
 use crate::host::error::{Error, ErrorKind};
 use crate::host::platform::{Event, Platform, Registers};
-use crate::host::sync::{AtomicU32, Lock, Once};
+use crate::host::sync::{AtomicU32, Lock, Once, Ordering};
 use crate::host::wait::Turn;
 use crate::hw::capabilities::Capabilities;
 use crate::hw::invalidation::{Ics, Iqercd};
@@ -83,9 +83,9 @@ pub(crate) struct Unit<P: Platform> {
     regs: P::Registers,
     /// Whose turn it is to give a command.
     commands: Turn,
-    /// Not 0 from when the unit was taken over until it was stopped: outside, nothing may be turned off that a predecessor
-    /// left on, and there is nothing to invalidate.
-    taken: AtomicU32,
+    /// `phase::TAKEN` from when the unit was taken over until it was stopped: outside, nothing may be turned off that a
+    /// predecessor left on, and there is nothing to invalidate.
+    phase: AtomicU32,
     /// `None`: invalidation by registers.
     queue: Option<Queue>,
     faults: FaultLog,
@@ -93,7 +93,20 @@ pub(crate) struct Unit<P: Platform> {
     pub(crate) root: Lock<RootTable>,
 }
 
+/// How far a unit has come.
+mod phase {
+    pub(super) const OFF: u32 = 0;
+    pub(super) const TAKEN: u32 = 1;
+    /// Taken over, and translation is on.
+    pub(super) const TRANSLATING: u32 = 2;
+}
+
 impl<P: Platform> Unit<P> {
+    /// Whether the unit stands between its devices and memory.
+    pub(crate) fn translates(&self) -> bool {
+        self.phase.load(Ordering::Acquire) == phase::TRANSLATING
+    }
+
     /// The top half of an interrupt. Says whether the bottom half has something to do.
     pub(crate) fn interrupted(&self, h: &Host<P>, e: Event) -> bool {
         match e {

@@ -426,7 +426,7 @@ fn fault(b: &Bench, register: u32, source: u16) {
 }
 
 fn sources(b: &Bench) -> Vec<u16> {
-    std::iter::from_fn(|| b.unit.faults().take(&b.h).map(|r| r.source())).collect()
+    std::iter::from_fn(|| b.unit.faults().take(&b.h).map(|(_, r)| r.source())).collect()
 }
 
 #[test]
