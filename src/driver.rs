@@ -7,13 +7,14 @@ use crate::device::registry::{Attached, Owner, Registry};
 use crate::device::scan;
 use crate::device::{GroupId, Tree, Why};
 use crate::dmar::Topology;
-use crate::host::address::{DeviceId, Hpa, Range, UnitId};
+use crate::host::address::{DeviceId, Hpa, Range, SourceId, UnitId};
 use crate::host::error::{Error, ErrorKind, Need, State};
 use crate::host::grow;
 use crate::host::mem::Shared;
 use crate::host::platform::{Event, Platform};
 use crate::host::sync::{Lock, Once, Rank};
 use crate::hw::capabilities::Capabilities;
+use crate::hw::faults::FaultRecord;
 use crate::hw::registers::Gsts;
 use crate::space::domain::{Domain, FlushMode, Strict};
 use crate::space::spec::DomainSpec;
@@ -83,7 +84,7 @@ pub struct FirmwareReport {
 pub enum Service {
     /// Nothing is left; call again when `Platform::wake` says so.
     Idle,
-    /// The budget was used up; call again soon.
+    /// The budget was used up, or faults come in faster than they are read; call again soon.
     Again,
 }
 
@@ -202,12 +203,16 @@ impl<P: Platform> Vtd<P> {
         for g in 0..registry.len() {
             let members = registry.members(g);
             let regions = || members.iter().flat_map(|m| m.reserved.iter().map(|(r, _)| (m.device, *r)));
-            if regions().next().is_none() || members.iter().any(|m| m.unit.is_none()) {
+            if regions().next().is_none() {
                 continue;
             }
-            let group = Group::unclaimed(&self.0, g)?;
-            let spec = group.best_spec();
-            let outcome = self.domain::<Strict>(&spec).and_then(|d| group.attach(Target::Domain(&d)));
+            let outcome = if members.iter().any(|m| m.unit.is_none()) {
+                Err(ErrorKind::Unsupported(Need::Unit).into())
+            } else {
+                let group = Group::unclaimed(&self.0, g)?;
+                let spec = group.best_spec();
+                self.domain::<Strict>(&spec).and_then(|d| group.attach(Target::Domain(&d)))
+            };
             for (device, range) in regions() {
                 grow::push(report, FirmwareReport { device, range, error: outcome.err() })?;
             }
@@ -307,19 +312,23 @@ impl<P: Platform> Vtd<P> {
             rest.round = rest.round.wrapping_add(1);
             rest.round
         };
-        let mut left = budget;
-        for unit in core.units() {
+        let (mut left, mut pending) = (budget, false);
+        let units = core.units();
+        for i in 0..units.len() {
+            // Each call begins with another unit: one whose faults use up every budget does not silence the others.
+            let turn = (round % units.len() as u64) as usize;
+            let Some(unit) = units.get((turn + i) % units.len()) else { break };
             // An error of the queue belongs to whoever waits; here it is only kept from blocking fault interrupts.
             let _ = unit.tend_queue(core.host());
             unit.faults().collect(core.host(), unit);
+            pending |= unit.faults().pending(unit);
             // What comes in meanwhile comes with a `wake`: records that nobody hears do not keep this from ending.
             for _ in 0..FaultLog::ROOM {
                 if left == 0 {
                     return Service::Again;
                 }
-                let Some(record) = unit.faults().take(core.host()) else { break };
-                let id = DeviceId { segment: unit.segment, source: crate::host::address::SourceId(record.source()) };
-                left -= usize::from(self.deliver(registry, unit.id, id, record, round));
+                let Some((at, record)) = unit.faults().take(core.host()) else { break };
+                left -= usize::from(self.deliver(registry, unit, (at, record), round));
             }
             // Without anybody to tell, the count is kept until somebody asks to hear.
             if let Some(h) = self.rest_handler() {
@@ -330,27 +339,28 @@ impl<P: Platform> Vtd<P> {
                 }
             }
         }
-        self.deliver_lost(registry, left)
+        match self.deliver_lost(registry, left) {
+            Service::Idle if pending => Service::Again,
+            outcome => outcome,
+        }
     }
 
     /// Delivers one fault; `false` where nobody hears it, or its device has had its share.
-    fn deliver(
-        &self,
-        registry: &Registry<P>,
-        unit: UnitId,
-        id: DeviceId,
-        record: crate::hw::faults::FaultRecord,
-        round: u64,
-    ) -> bool {
+    fn deliver(&self, registry: &Registry<P>, unit: &Unit<P>, (at, record): (usize, FaultRecord), round: u64) -> bool {
         let core = &*self.0;
+        let id = DeviceId { segment: unit.segment, source: SourceId(record.source()) };
         let place = registry.find(id);
-        let device = place.and_then(|(g, m)| registry.members(g).get(m).map(|m| m.device));
+        let member = place.and_then(|(g, m)| registry.members(g).get(m));
+        let device = member.map(|m| m.device);
+        let own = member.and_then(|m| core.units().get(m.unit?)).is_some_and(|u| u.id == unit.id);
         let share = core.host().config.faults_per_service;
         let mut handler = None;
         if let Some((g, m)) = place {
             let mut states = registry.states.lock(core.platform());
             if let Some(ear) = states.get_mut(g).and_then(|s| s.ears.get_mut(m))
                 && let Some(h) = &ear.handler
+                // Not what an earlier owner left in the log.
+                && !(own && at.wrapping_sub(ear.since) > usize::MAX / 2)
             {
                 if ear.round != round {
                     (ear.round, ear.delivered) = (round, 0);
@@ -365,7 +375,7 @@ impl<P: Platform> Vtd<P> {
         }
         match handler.or_else(|| self.rest_handler()) {
             Some(h) => {
-                h.fault(&Fault::decode(unit, device, record));
+                h.fault(&Fault::decode(unit.id, device, record));
                 true
             }
             None => false,

@@ -5,7 +5,7 @@
 //! domain lets go. A batch that does not complete leaves the group blocked, and what hardware may still use owned.
 
 use super::common::Core;
-use super::entries::{self, Due};
+use super::entries;
 use super::events::Events;
 use super::group::GroupId;
 use super::registry::{Attached, Member, Owner};
@@ -18,7 +18,7 @@ use crate::space::domain::{Deferred, Domain, Strict};
 use crate::space::spec::DomainSpec;
 use crate::unit::Unit;
 use crate::unit::ids::PASS_THROUGH;
-use crate::unit::invalidate::Batch;
+use crate::unit::invalidate::{Batch, Request};
 use alloc::sync::Arc;
 
 /// What a group is attached to.
@@ -74,6 +74,10 @@ impl<P: Platform> Group<P> {
     pub(crate) fn claim(core: &Shared<Core<P>>, id: GroupId, owner: Owner) -> Result<Self, Error> {
         let registry = core.registry()?;
         let place = registry.place(id)?;
+        // Also after a `bring_up` or `hand_back` that failed half-way: where translation is off nothing can be promised.
+        if !core.units().iter().all(Unit::translates) {
+            return Err(ErrorKind::State(State::NotUp).into());
+        }
         for m in registry.members(place) {
             let Some(unit) = m.unit.and_then(|i| core.units().get(i)) else {
                 return Err(ErrorKind::Unsupported(Need::Unit).of(m.device));
@@ -95,7 +99,23 @@ impl<P: Platform> Group<P> {
         }
         let group = Group { core: core.clone(), id, place, owner, live: true };
         group.attach(Target::Blocked)?;
+        group.listen_from_now()?;
         Ok(group)
+    }
+
+    /// What the devices did before is not this owner's to hear.
+    fn listen_from_now(&self) -> Result<(), Error> {
+        let (registry, host) = (self.core.registry()?, self.core.host());
+        for (m, member) in self.members().iter().enumerate() {
+            let Some(unit) = member.unit.and_then(|i| self.core.units().get(i)) else { continue };
+            unit.faults().collect(host, unit);
+            let since = unit.faults().place(host);
+            let mut states = registry.states.lock(&host.platform);
+            if let Some(ear) = states.get_mut(self.place).and_then(|s| s.ears.get_mut(m)) {
+                ear.since = since;
+            }
+        }
+        Ok(())
     }
 
     /// The driver's own hand on a group that nobody has claimed: it comes and goes without a trace.
@@ -140,7 +160,8 @@ impl<P: Platform> Group<P> {
     /// The domain that all units of the group can take and that offers the most.
     pub fn best_spec(&self) -> DomainSpec {
         let units = self.core.units();
-        DomainSpec::best(self.members().iter().filter_map(|m| units.get(m.unit?)).map(|u| (&u.caps, u.errata)))
+        let members = self.members().iter().filter_map(|m| units.get(m.unit?));
+        DomainSpec::best_of(members.map(|u| (&u.caps, u.errata))).unwrap_or_default()
     }
 
     /// Every requester id of every member with the unit that serves it.
@@ -163,42 +184,50 @@ impl<P: Platform> Group<P> {
             Target::Domain(d) => Attached::Space(d.space.clone()),
             Target::Deferred(d) => Attached::Space(d.space.clone()),
         };
-        let (_changing, old) = self.change()?;
+        let (_changing, old, unproved) = self.change()?;
         let new = match new {
             Attached::Identity if self.needs_identity_tables() => Attached::Space(self.core.identity_space()?),
             new => new,
         };
         self.enter(&new)?;
-        match self.switch(&new) {
+        match self.switch(&new, unproved) {
             Ok(change) => {
-                self.set(new);
+                self.set(new, false);
                 self.leave(&old);
                 Ok(change)
             }
             Err(e) => {
                 // Fail closed. What either domain's entries may have left in caches keeps its ids and tables.
-                let _ = self.switch(&Attached::Blocked);
-                self.set(Attached::Blocked);
-                core::mem::forget((old, new));
+                let proved = self.switch(&Attached::Blocked, true).is_ok();
+                self.set(Attached::Blocked, !proved);
+                if proved {
+                    self.leave(&old);
+                    self.leave(&new);
+                } else {
+                    core::mem::forget((old, new));
+                }
                 Err(e)
             }
         }
     }
 
-    fn change(&self) -> Result<(Changing<'_, P>, Attached<P>), Error> {
+    fn change(&self) -> Result<(Changing<'_, P>, Attached<P>, bool), Error> {
         let mut states = self.core.registry()?.states.lock(self.core.platform());
         let s = states.get_mut(self.place).ok_or(Error::from(ErrorKind::Unknown))?;
         if core::mem::replace(&mut s.busy, true) {
             return Err(ErrorKind::Busy.into());
         }
-        Ok((Changing { group: self }, s.attached.clone()))
+        Ok((Changing { group: self }, s.attached.clone(), s.unproved))
     }
 
-    fn set(&self, to: Attached<P>) {
+    fn set(&self, to: Attached<P>, unproved: bool) {
         let Ok(registry) = self.core.registry() else { return };
         let was = {
             let mut states = registry.states.lock(self.core.platform());
-            states.get_mut(self.place).map(|s| core::mem::replace(&mut s.attached, to))
+            states.get_mut(self.place).map(|s| {
+                s.unproved = unproved;
+                core::mem::replace(&mut s.attached, to)
+            })
         };
         // The last handle of a domain frees its tables: outside the lock.
         drop(was);
@@ -245,36 +274,61 @@ impl<P: Platform> Group<P> {
         self.firmware().for_each(|r| space.leave_firmware(r));
     }
 
-    /// Writes the entries of all requester ids and flushes what that demands: one batch a unit.
-    fn switch(&self, to: &Attached<P>) -> Result<Change, Error> {
-        let host = self.core.host();
+    /// Writes the entries of all requester ids and flushes what that demands: one batch a unit. `unproved`: caches may hold
+    /// entries that stood there before the present ones, under ids that nobody knows any more.
+    ///
+    /// An error ends it; but blocking goes on, so that no entry stays because a flush of another failed.
+    fn switch(&self, to: &Attached<P>, unproved: bool) -> Result<Change, Error> {
         let mut seamless = true;
+        let mut failed = None;
         for (index, unit) in self.core.units().iter().enumerate() {
-            let mut batch = Batch::new();
-            let mut written = false;
-            for (_, _, source) in self.sources().filter(|(i, ..)| *i == index) {
-                let entry = self.entry(to, index, unit)?;
-                let due = entries::write(host, unit, source, entry).map_err(|e| e.on(unit.id))?;
-                seamless &= due.seamless();
-                written = true;
-                self.add(unit, &mut batch, due)?;
-            }
-            if !batch.is_empty() {
-                unit.invalidate(host, &batch)?;
-            } else if written {
-                unit.flush_write_buffer(host)?;
+            let Err(e) = self.switch_on(index, unit, to, unproved, &mut seamless) else { continue };
+            failed = failed.or(Some(e));
+            if !matches!(to, Attached::Blocked) {
+                break;
             }
         }
-        Ok(if seamless { Change::Seamless } else { Change::WithGap })
+        match failed {
+            Some(e) => Err(e),
+            None if seamless => Ok(Change::Seamless),
+            None => Ok(Change::WithGap),
+        }
     }
 
-    fn add(&self, unit: &Unit<P>, batch: &mut Batch, due: Due) -> Result<(), Error> {
-        if !due.add_to(unit, batch) {
-            unit.invalidate(self.core.host(), batch)?;
-            *batch = Batch::new();
-            due.add_to(unit, batch);
+    fn switch_on(
+        &self,
+        index: usize,
+        unit: &Unit<P>,
+        to: &Attached<P>,
+        unproved: bool,
+        seamless: &mut bool,
+    ) -> Result<(), Error> {
+        let host = self.core.host();
+        let mut batch = Batch::new();
+        let (mut written, mut outcome) = (false, Ok(()));
+        for (_, _, source) in self.sources().filter(|(i, ..)| *i == index) {
+            let entry = self.entry(to, index, unit)?;
+            let due = entries::write(host, unit, source, entry).map_err(|e| e.on(unit.id))?;
+            *seamless &= due.seamless();
+            if unproved && !written {
+                batch.push(Request::ContextGlobal);
+                batch.push(Request::IotlbGlobal);
+            }
+            written = true;
+            if !due.add_to(unit, &mut batch) {
+                outcome = outcome.and(unit.invalidate(host, &batch));
+                batch = Batch::new();
+                due.add_to(unit, &mut batch);
+            }
         }
-        Ok(())
+        outcome?;
+        if !batch.is_empty() {
+            unit.invalidate(host, &batch)
+        } else if written {
+            unit.flush_write_buffer(host)
+        } else {
+            Ok(())
+        }
     }
 
     fn entry(&self, to: &Attached<P>, index: usize, unit: &Unit<P>) -> Result<ContextEntry, Error> {
@@ -322,9 +376,10 @@ impl<P: Platform> Group<P> {
         self.attach(Target::Blocked)?;
         let registry = self.core.registry()?;
         for m in 0..self.members().len() {
+            // With what it missed: that is not for the next owner.
             let was = {
                 let mut states = registry.states.lock(self.core.platform());
-                states.get_mut(self.place).and_then(|s| s.ears.get_mut(m)).and_then(|e| e.handler.take())
+                states.get_mut(self.place).and_then(|s| s.ears.get_mut(m)).map(core::mem::take)
             };
             drop(was);
         }

@@ -4,7 +4,7 @@
 use super::events::Events;
 use super::registry::Registry;
 use crate::dmar::Topology;
-use crate::host::error::{Error, ErrorKind, State};
+use crate::host::error::{Error, ErrorKind, Need, State};
 use crate::host::mem::Shared;
 use crate::host::platform::{Identity, Platform};
 use crate::host::sync::{Lock, Once};
@@ -67,7 +67,8 @@ impl<P: Platform> Core<P> {
         if let Some(d) = &*known {
             return Ok(d.space.clone());
         }
-        let spec = DomainSpec::best(self.units().iter().map(|u| (&u.caps, u.errata)));
+        let spec = DomainSpec::best_of(self.units().iter().map(|u| (&u.caps, u.errata)));
+        let spec = spec.ok_or(Error::from(ErrorKind::Unsupported(Need::AnyUnit)))?;
         let d: Domain<P> = Domain::new(&self.machine, &spec, self.hpa_width())?;
         let width = spec.width.min(self.hpa_width());
         let top = self.host().config.identity_top.get().min(1 << width) & !0xfff;

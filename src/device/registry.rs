@@ -56,6 +56,8 @@ pub(crate) struct GroupState<P: Platform> {
     /// Somebody is changing its attachment, and waits.
     pub(crate) busy: bool,
     pub(crate) attached: Attached<P>,
+    /// A flush failed: caches may hold what no entry says any more, and the next change flushes everything.
+    pub(crate) unproved: bool,
     /// For each member: who hears of its events, and how many faults this call of `service` has delivered.
     pub(crate) ears: Vec<Ear>,
 }
@@ -64,6 +66,8 @@ pub(crate) struct GroupState<P: Platform> {
 #[derive(Default)]
 pub(crate) struct Ear {
     pub(crate) handler: Option<Arc<dyn Events>>,
+    /// The place in the unit's log where this owner's faults begin.
+    pub(crate) since: usize,
     pub(crate) round: u64,
     pub(crate) delivered: u16,
     pub(crate) dropped: u64,
@@ -94,7 +98,10 @@ impl<P: Platform> Registry<P> {
                 }
             }
             let ears = filled(members.len(), Ear::default)?;
-            push(&mut states, GroupState { owner: None, busy: false, attached: Attached::Blocked, ears })?;
+            push(
+                &mut states,
+                GroupState { owner: None, busy: false, attached: Attached::Blocked, unproved: false, ears },
+            )?;
         }
         // A member's own id comes before an alias that carries the same number.
         by_source.sort_unstable_by_key(|(id, g, m)| {

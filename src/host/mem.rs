@@ -151,19 +151,19 @@ impl Frames {
 /// `at` is valid for 16 bytes, aligned to 16, and reached through atomics only.
 unsafe fn store_pair(at: *mut AtomicU64, lo: u64, hi: u64) {
     fence(Ordering::Release);
-    // SAFETY: the caller's promise; every x86-64 CPU with VT-d has cmpxchg16b. rbx is the compiler's, so it is swapped
-    // in and out around the instruction, and no operand may be given it: each has its own register by name.
+    // SAFETY: the caller's promise; every x86-64 CPU with VT-d has cmpxchg16b. rbx cannot be named as an operand, so it is
+    // swapped in and out around the instruction; `reg` may stand for it, so what is in use meanwhile is named.
     unsafe {
         let (mut old_lo, mut old_hi) = ((*at).load(Ordering::Relaxed), (*at.add(1)).load(Ordering::Relaxed));
         loop {
             let ok: u8;
             core::arch::asm!(
-                "xchg rsi, rbx",
+                "xchg {new_lo}, rbx",
                 "lock cmpxchg16b [rdi]",
                 "sete r8b",
-                "mov rbx, rsi",
+                "mov rbx, {new_lo}",
                 in("rdi") at,
-                inout("rsi") lo => _,
+                new_lo = inout(reg) lo => _,
                 in("rcx") hi,
                 inout("rax") old_lo,
                 inout("rdx") old_hi,

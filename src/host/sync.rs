@@ -3,6 +3,7 @@
 //! A lock is held for memory operations only, never over a wait or a call into the host's handlers (design rule 6).
 
 use super::platform::Platform;
+use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 
 pub(crate) use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
@@ -41,7 +42,7 @@ impl<T> Lock<T> {
     pub(crate) fn lock<'a, P: Platform>(&'a self, platform: &'a P) -> Guard<'a, T, P> {
         let irq = platform.irq_save();
         ranks::enter(platform, self.rank);
-        Guard { inner: self.inner.lock(), _restore: Restore { rank: self.rank, irq, platform } }
+        Guard { inner: self.inner.lock(), _restore: Restore { rank: self.rank, irq, platform, here: PhantomData } }
     }
 
     /// The value, where no other reference can exist.
@@ -60,6 +61,8 @@ struct Restore<'a, P: Platform> {
     rank: Rank,
     irq: P::Irq,
     platform: &'a P,
+    /// The mask belongs to this CPU: a guard does not change threads.
+    here: PhantomData<*const ()>,
 }
 
 impl<P: Platform> Drop for Restore<'_, P> {

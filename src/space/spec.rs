@@ -29,31 +29,21 @@ impl Default for DomainSpec {
 }
 
 impl DomainSpec {
-    /// The most that all units offer; what the first offers where they have no table depth in common.
-    pub(crate) fn best<'c>(units: impl Iterator<Item = (&'c Capabilities, Errata)> + Clone) -> Self {
-        let all = |l: &u8| units.clone().all(|(caps, _)| caps.cap.supports_levels(*l));
-        let levels = [4, 3, 5].into_iter().find(all);
-        let best = units.map(|(caps, errata)| Self::best_of(caps, errata)).reduce(Self::common).unwrap_or_default();
-        let levels = levels.unwrap_or(best.levels);
-        DomainSpec { levels, width: best.width.min(12 + 9 * levels), ..best }
-    }
-
-    /// The most that a unit offers: the widest tables up to 48 bits, all page sizes, coherent where it snoops.
-    fn best_of(caps: &Capabilities, errata: Errata) -> Self {
-        let levels = [4, 3, 5].into_iter().find(|l| caps.cap.supports_levels(*l)).unwrap_or(4);
-        let width = caps.cap.mgaw().min(12 + 9 * levels);
-        DomainSpec { levels, width, sizes: sizes_of(caps, errata), coherent: caps.ecap.c(), force_snoop: false }
-    }
-
-    /// What both offer.
-    fn common(self, other: Self) -> Self {
-        DomainSpec {
-            levels: self.levels,
-            width: self.width.min(other.width),
-            sizes: self.sizes & other.sizes,
-            coherent: self.coherent && other.coherent,
-            force_snoop: self.force_snoop && other.force_snoop,
-        }
+    /// The most that all of the units offer: tables of up to 48 bits where that can be, the page sizes that each has,
+    /// coherent where each snoops. `None` without units.
+    pub(crate) fn best_of<'u>(units: impl Iterator<Item = (&'u Capabilities, Errata)> + Clone) -> Option<Self> {
+        let common = |l: &u8| units.clone().all(|(caps, _)| caps.cap.supports_levels(*l));
+        let levels = [4, 3, 5].into_iter().find(common).unwrap_or(4);
+        let one = |(caps, errata): (&Capabilities, _)| {
+            let width = caps.cap.mgaw().min(12 + 9 * levels);
+            DomainSpec { levels, width, sizes: sizes_of(caps, errata), coherent: caps.ecap.c(), force_snoop: false }
+        };
+        units.clone().map(one).reduce(|a, b| DomainSpec {
+            width: a.width.min(b.width),
+            sizes: a.sizes & b.sizes,
+            coherent: a.coherent && b.coherent,
+            ..a
+        })
     }
 
     /// The width that the levels reach, as entries encode it.

@@ -251,10 +251,13 @@ impl<P: Platform> Space<P> {
     pub(super) fn end<'d>(&'d self, mut s: Guard<'d, State, P>, ticket: u64, mapped: Option<Range>) -> Unmapped<'d, P> {
         let (freed, tables_changed) = s.take_freed();
         drop(s);
-        let unmapped = Unmapped { space: self, ticket, freed, tables_changed };
-        if let Some(r) = mapped {
-            // A failure shows as a fault of the device; `map` itself reports it, an edit's next flush repeats it.
-            let _ = self.flush_mapped(r);
+        let mut unmapped = Unmapped { space: self, ticket, freed, tables_changed };
+        if let Some(r) = mapped
+            && self.flush_mapped(r).is_err()
+        {
+            // `map` itself reports it; an edit's flush repeats it. Without memory for that it shows as a fault.
+            unmapped.tables_changed = true;
+            let _ = grow::push(&mut self.lock().owed, Owed { closed: None, stale: r, ticket });
         }
         unmapped
     }

@@ -8,7 +8,7 @@ use super::ids::DomainIds;
 use super::invalidate::{Batch, Request};
 use super::queue::Queue;
 use super::root::RootTable;
-use super::{Host, Unit};
+use super::{Host, Unit, phase};
 use crate::host::address::{Hpa, UnitId};
 use crate::host::error::{Error, ErrorKind, State, Step};
 use crate::host::platform::{Event, Platform, Registers};
@@ -136,7 +136,7 @@ impl<P: Platform> Unit<P> {
             write_buffer: caps.cap.rwbf() || errata.contains(Errata::WRITE_BUFFER),
             regs,
             commands: Turn::new(),
-            taken: AtomicU32::new(0),
+            phase: AtomicU32::new(phase::OFF),
             doubted: AtomicU32::new(0),
             queue,
             faults,
@@ -151,7 +151,7 @@ impl<P: Platform> Unit<P> {
         if !on.is_empty() && found == TakeOver::Refuse {
             return Err(ErrorKind::State(State::FoundOn).on(self.id));
         }
-        self.taken.store(1, Ordering::Release);
+        self.phase.store(phase::TAKEN, Ordering::Release);
         if on.contains(Gsts::IRES) {
             self.command(h, Command::InterruptRemapping(false))?;
         }
@@ -159,9 +159,14 @@ impl<P: Platform> Unit<P> {
             self.command(h, Command::Translation(false))?;
         }
         if on.contains(Gsts::QIES) {
+            if Fsts::from_bits_retain(self.regs.read32(at::FSTS)).contains(Fsts::IQE) {
+                // It stopped at an error and would never drain. What it left undone is part of our global invalidations.
+                self.regs.write64(at::IQT, self.regs.read64(at::IQH));
+            }
             // The predecessor's descriptors are in memory that it may still own: let them run out first.
             let timeout = ErrorKind::Timeout(Step::Drain).on(self.id);
-            self.drained(h, timeout)?;
+            let limit = h.config.command_deadline;
+            self.until(h, limit, timeout, |u| Ok(u.regs.read64(at::IQH) == u.regs.read64(at::IQT)))?;
             self.command(h, Command::Queue(false))?;
         }
         self.mask(at::FECTL);
@@ -228,26 +233,23 @@ impl<P: Platform> Unit<P> {
     pub(crate) fn start_translation(&self, h: &Host<P>) -> Result<bool, Error> {
         self.flush_write_buffer(h)?;
         self.command(h, Command::Translation(true))?;
-        self.protected_memory_off(h)
-    }
-
-    /// Awaits that the queue has fetched everything.
-    fn drained(&self, h: &Host<P>, timeout: Error) -> Result<(), Error> {
-        let limit = h.config.command_deadline;
-        self.until(h, limit, timeout, |u| Ok(u.regs.read64(at::IQH) == u.regs.read64(at::IQT)))
+        let was = self.protected_memory_off(h)?;
+        self.phase.store(phase::TRANSLATING, Ordering::Release);
+        Ok(was)
     }
 
     /// Turns everything off again, in the opposite order, where the unit was taken over. Devices must be quiet. A unit that
     /// is gone counts as off; its memory stays owned.
     pub(crate) fn stop(&self, h: &Host<P>) -> Result<(), Error> {
-        if self.taken.load(Ordering::Acquire) == 0 {
+        if self.phase.load(Ordering::Acquire) == phase::OFF {
             return Ok(());
         }
+        self.phase.store(phase::TAKEN, Ordering::Release);
         match self.turn_off(h) {
-            Err(e) if e.kind == ErrorKind::UnitGone => self.doubted.store(1, Ordering::Release),
+            Err(e) if e.kind == ErrorKind::UnitGone => self.doubted.store(u32::MAX, Ordering::Release),
             other => other?,
         }
-        self.taken.store(0, Ordering::Release);
+        self.phase.store(phase::OFF, Ordering::Release);
         Ok(())
     }
 
@@ -260,7 +262,11 @@ impl<P: Platform> Unit<P> {
             self.mask(at::IECTL);
             if self.status()?.contains(Gsts::QIES) {
                 let timeout = ErrorKind::Timeout(Step::Drain).on(self.id);
-                self.drained(h, timeout)?;
+                self.until(h, h.config.command_deadline, timeout, |u| {
+                    // An error that nobody waits for would keep it from draining.
+                    u.tend_queue(h)?;
+                    Ok(u.regs.read64(at::IQH) == u.regs.read64(at::IQT))
+                })?;
                 self.command(h, Command::Queue(false))?;
             }
         }

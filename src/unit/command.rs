@@ -35,6 +35,11 @@ impl Command {
         }
     }
 
+    /// Whether it changes what the unit reads and writes in memory.
+    fn reaches_memory(self) -> bool {
+        matches!(self, Command::RootPointer | Command::Translation(_) | Command::Queue(_))
+    }
+
     fn step(self) -> Step {
         match self {
             Command::RootPointer => Step::RootPointer,
@@ -65,9 +70,12 @@ impl<P: Platform> Unit<P> {
         v.set(bit, on);
         self.regs.write32(at::GCMD, v.bits());
         let answer = self.until(h, limit, timeout, |u| Ok(u.status()?.contains(done) == want));
-        if answer.is_err() && matches!(c, Command::RootPointer | Command::Translation(_) | Command::Queue(_)) {
-            // It may still be carried out, at any time: what the unit may reach then is never given back.
-            self.doubted.store(1, Ordering::Release);
+        // Unanswered, it may still be carried out, at any time, and what the unit may reach then is never given back: until
+        // the same bit has been answered.
+        match (answer.is_err(), c.reaches_memory()) {
+            (_, false) => {}
+            (true, true) => drop(self.doubted.fetch_or(bit.bits(), Ordering::AcqRel)),
+            (false, true) => drop(self.doubted.fetch_and(!bit.bits(), Ordering::AcqRel)),
         }
         answer
     }

@@ -76,15 +76,26 @@ impl FaultLog {
         s.written != s.read || s.lost != 0
     }
 
-    /// The oldest record, taken out.
-    pub(crate) fn take<P: Platform>(&self, h: &Host<P>) -> Option<FaultRecord> {
+    /// Whether records or an overflow wait in the registers: a unit raises no interrupt while it has told of some already.
+    pub(crate) fn pending<P: Platform>(&self, unit: &Unit<P>) -> bool {
+        let raw = unit.regs.read32(at::FSTS);
+        raw != u32::MAX && Fsts::from_bits_retain(raw).intersects(Fsts::PPF | Fsts::PFO)
+    }
+
+    /// Where the next record will stand: what `take` gives with a place before that was there already.
+    pub(crate) fn place<P: Platform>(&self, h: &Host<P>) -> usize {
+        self.state.lock(&h.platform).written
+    }
+
+    /// The oldest record and its place, taken out.
+    pub(crate) fn take<P: Platform>(&self, h: &Host<P>) -> Option<(usize, FaultRecord)> {
         let mut s = self.state.lock(&h.platform);
         if s.written == s.read {
             return None;
         }
-        let i = s.read % FaultLog::ROOM * 2;
+        let (place, i) = (s.read, s.read % FaultLog::ROOM * 2);
         s.read = s.read.wrapping_add(1);
-        Some(FaultRecord { lo: self.frames.get(i), hi: self.frames.get(i + 1) })
+        Some((place, FaultRecord { lo: self.frames.get(i), hi: self.frames.get(i + 1) }))
     }
 
     /// How many faults were lost since the last call, at least.

@@ -2,7 +2,7 @@
 //! (VT-d 6.5.1, 6.5.2). A unit may always invalidate more than it was asked to.
 
 use super::queue::Submission;
-use super::{Host, Unit};
+use super::{Host, Unit, phase};
 use crate::host::error::{Error, ErrorKind, Step};
 use crate::host::platform::{Platform, Registers};
 use crate::host::sync::Ordering;
@@ -88,7 +88,7 @@ pub(crate) enum InFlight {
 impl<P: Platform> Unit<P> {
     /// Whether translation is not this driver's, or no longer: nothing is blocked.
     pub(crate) fn stopped(&self) -> bool {
-        self.taken.load(Ordering::Acquire) == 0
+        self.phase.load(Ordering::Acquire) == phase::OFF
     }
 
     fn drain(&self) -> Drain {
@@ -187,13 +187,17 @@ impl<P: Platform> Unit<P> {
         // A unit that is gone reads as busy for ever.
         let there = |v: u64| if v == u64::MAX { Err(ErrorKind::UnitGone.on(self.id)) } else { Ok(v) };
         let refused = ErrorKind::QueueError(0).on(self.id);
+        // What an earlier request that ran out of time may still be doing comes to its end first: meanwhile the register
+        // takes no other, and what it says then would be taken for this one's answer.
         let context = |v: Ccmd| {
+            self.until(h, limit, timeout, |u| Ok(!Ccmd(there(u.regs.read64(at::CCMD))?).busy()))?;
             self.regs.write64(at::CCMD, v.0);
             self.until(h, limit, timeout, |u| Ok(!Ccmd(there(u.regs.read64(at::CCMD))?).busy()))?;
             if Ccmd(self.regs.read64(at::CCMD)).performed().is_some() { Ok(()) } else { Err(refused) }
         };
+        let place = self.caps.iotlb();
         let iotlb = |v: Iotlb| {
-            let place = self.caps.iotlb();
+            self.until(h, limit, timeout, |u| Ok(!Iotlb(there(u.regs.read64(place))?).busy()))?;
             self.regs.write64(place, v.0);
             self.until(h, limit, timeout, |u| Ok(!Iotlb(there(u.regs.read64(place))?).busy()))?;
             if Iotlb(self.regs.read64(place)).performed().is_some() { Ok(()) } else { Err(refused) }
@@ -204,6 +208,7 @@ impl<P: Platform> Unit<P> {
             Request::IotlbGlobal => iotlb(Iotlb::global(self.drain())),
             Request::IotlbDomain { did } => iotlb(Iotlb::domain(did, self.drain())),
             Request::IotlbPages { did, first, order, leaf_only } => {
+                self.until(h, limit, timeout, |u| Ok(!Iotlb(there(u.regs.read64(place))?).busy()))?;
                 self.regs.write64(self.caps.iva(), Iva::new(first, order, leaf_only).0);
                 iotlb(Iotlb::page(did, self.drain()))
             }

@@ -83,10 +83,11 @@ pub(crate) struct Unit<P: Platform> {
     regs: P::Registers,
     /// Whose turn it is to give a command.
     commands: Turn,
-    /// Not 0 from when the unit was taken over until it was stopped: outside, nothing may be turned off that a predecessor
-    /// left on, and there is nothing to invalidate.
-    taken: AtomicU32,
-    /// Not 0 once a command went unanswered, or the unit was gone: its queue and tables are never given back.
+    /// `phase::TAKEN` from when the unit was taken over until it was stopped: outside, nothing may be turned off that a
+    /// predecessor left on, and there is nothing to invalidate.
+    phase: AtomicU32,
+    /// The bits of commands that went unanswered; all where the unit is gone. While there are any, its queue and tables are
+    /// not given back.
     doubted: AtomicU32,
     /// `None`: invalidation by registers.
     queue: Option<Queue>,
@@ -95,7 +96,20 @@ pub(crate) struct Unit<P: Platform> {
     pub(crate) root: Lock<RootTable>,
 }
 
+/// How far a unit has come.
+mod phase {
+    pub(super) const OFF: u32 = 0;
+    pub(super) const TAKEN: u32 = 1;
+    /// Taken over, and translation is on.
+    pub(super) const TRANSLATING: u32 = 2;
+}
+
 impl<P: Platform> Unit<P> {
+    /// Whether the unit stands between its devices and memory.
+    pub(crate) fn translates(&self) -> bool {
+        self.phase.load(Ordering::Acquire) == phase::TRANSLATING
+    }
+
     /// The top half of an interrupt. Says whether the bottom half has something to do.
     pub(crate) fn interrupted(&self, h: &Host<P>, e: Event) -> bool {
         match e {

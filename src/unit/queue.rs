@@ -2,7 +2,8 @@
 //!
 //! Every submission ends in a wait descriptor that writes the submission's generation to a status word of its own,
 //! compared for equality: an unfenced later wait may complete first (6.5.2.12), so no other word says anything. Slots
-//! are used again when their wait has completed *and* whoever submitted has taken the verdict or given up waiting.
+//! are used again when their wait has completed, whether or not whoever submitted has looked: who keeps or forgets a
+//! submission holds nobody up. Only a failed one keeps its slots until the verdict was taken or given up.
 
 use super::errata::Errata;
 use super::{Host, Unit};
@@ -17,8 +18,9 @@ use crate::hw::invalidation::{DescriptorWidth, Iqa};
 use crate::hw::registers::{Fsts, at};
 use alloc::vec::Vec;
 
-/// Status words are followed by these many-slot arrays of software words in the same frames.
-const OWNED: usize = 1;
+/// Status words are followed by these many-slot arrays of software words in the same frames. The generation of the
+/// submission that a slot belongs to, as long as somebody may ask for its outcome:
+const OWNER: usize = 1;
 const VERDICT: usize = 2;
 /// One more word that nobody reads: what a neutralised descriptor writes to.
 const SCRATCH: usize = 3;
@@ -117,7 +119,8 @@ impl Queue {
         while s.oldest != s.tail {
             let Some(&(len, generation)) = s.spans.get(s.oldest) else { break };
             let wait = (s.oldest + usize::from(len) - 1) % self.slots;
-            if self.read(0, wait) != generation || self.read(OWNED, wait) != 0 {
+            let wanted = self.read(OWNER, wait) == generation && self.read(VERDICT, wait) != 0;
+            if self.read(0, wait) != generation || wanted {
                 break;
             }
             s.oldest = (wait + 1) % self.slots;
@@ -166,12 +169,13 @@ impl Queue {
             self.put((first + i) % self.slots, &descriptor(i));
         }
         let wait = (first + count) % self.slots;
-        s.generation = s.generation.wrapping_add(1);
+        // 0 is nobody's.
+        s.generation = s.generation.wrapping_add(1).max(1);
         let generation = s.generation;
+        self.write(VERDICT, wait, 0);
+        self.write(OWNER, wait, generation);
         // The word must differ from what the hardware will write.
         self.write(0, wait, generation.wrapping_sub(1));
-        self.write(OWNED, wait, 1);
-        self.write(VERDICT, wait, 0);
         let status = self.words.hpa(&h.platform).get() + 4 * wait as u64;
         let flags = if h.config.completion_interrupt { WaitFlags::IF } else { WaitFlags::empty() };
         self.put(wait, &Descriptor::wait(flags, Some((status, generation))));
@@ -186,17 +190,24 @@ impl Queue {
     /// Whether the submission has completed, and how. Ends it: not to be called again after `Some`.
     pub(crate) fn poll(&self, sub: Submission) -> Option<Result<(), ErrorKind>> {
         let wait = usize::from(sub.wait);
-        if self.read(0, wait) != sub.generation {
+        let completed = self.read(0, wait) == sub.generation;
+        let verdict = self.read(VERDICT, wait);
+        // The slot went to another after this submission completed, and it did not fail, or it would have stayed.
+        if self.read(OWNER, wait) != sub.generation {
+            return Some(Ok(()));
+        }
+        if !completed {
             return None;
         }
-        let verdict = self.read(VERDICT, wait);
-        self.write(OWNED, wait, 0);
+        self.abandon(sub);
         Some(if verdict == 0 { Ok(()) } else { Err(ErrorKind::QueueError((verdict & 0xff) as u8)) })
     }
 
     /// Nobody will ask for this submission's outcome; its slots come back once the hardware has completed it.
     pub(crate) fn abandon(&self, sub: Submission) {
-        self.write(OWNED, usize::from(sub.wait), 0);
+        if let Some(w) = self.word(OWNER, usize::from(sub.wait)) {
+            let _ = w.compare_exchange(sub.generation, 0, Ordering::AcqRel, Ordering::Relaxed);
+        }
     }
 
     /// Awaits a submission until the deadline; past it the submission is given up, and the unit still owns its slots.

@@ -42,6 +42,10 @@ pub(crate) struct State {
     pub(crate) stuck: u32,
     /// CCMD and IOTLB: never done, or refused.
     pub(crate) register_path: Answer,
+    /// The queue does nothing.
+    pub(crate) asleep: bool,
+    /// A record that was cleared is there again.
+    pub(crate) storm: bool,
     /// Status writes are kept back until `release`.
     pub(crate) hold: bool,
     /// (address, data) of those kept back.
@@ -140,7 +144,8 @@ impl Standin {
             at::RTADDR | at::IQA => self.regs.set64(place, v),
             FRCD..0x260 if place % 16 == 12 => {
                 assert_eq!(v, 1 << 31, "bit 31 alone clears a record");
-                self.regs.set32(place, self.regs.get32(place) & !(1 << 31));
+                let again = u32::from(s.storm) << 31;
+                self.regs.set32(place, self.regs.get32(place) & !(1 << 31) | again);
             }
             at::FECTL..at::PMEN | at::IECTL..at::IQERCD => self.regs.set32(place, v as u32),
             other => panic!("write of {v:#x} to {other:#x}"),
@@ -174,6 +179,7 @@ impl Standin {
 
     fn by_register(&self, s: &mut State, place: u32, v: u64, request: [u64; 2], scope: u64, answer: u32) {
         assert!(v >> 63 == 1 && self.regs.get32(at::GSTS) & QIE == 0, "not while the queue is on");
+        assert!(self.regs.get32(place + 4) >> 31 == 0, "one request at a time");
         match s.register_path {
             Answer::Never => return self.regs.set64(place, v),
             Answer::Refused => return self.regs.set64(place, v & !(1 << 63)),
@@ -185,7 +191,7 @@ impl Standin {
 
     /// Carries out what is between head and tail.
     fn run(&self, s: &mut State) {
-        if self.regs.get32(at::GSTS) & QIE == 0 || s.fsts & 1 << 4 != 0 {
+        if self.regs.get32(at::GSTS) & QIE == 0 || s.fsts & 1 << 4 != 0 || s.asleep {
             return;
         }
         let iqa = u64::from(self.regs.get32(at::IQA)) | u64::from(self.regs.get32(at::IQA + 4)) << 32;
@@ -217,6 +223,13 @@ impl Standin {
             }
             self.regs.set64(at::IQH, u64::from((head + 16) % size));
         }
+    }
+
+    /// The queue goes on with what came meanwhile.
+    pub(crate) fn awake(&self) {
+        let mut s = self.state();
+        s.asleep = false;
+        self.run(&mut s);
     }
 
     fn release_in(&self, s: &mut State, mut which: impl FnMut(usize) -> bool) {

@@ -302,6 +302,27 @@ fn slots_of_a_timed_out_submission_stay_owned_until_it_completes() {
 }
 
 #[test]
+fn a_submission_that_nobody_asks_for_holds_nobody_up() {
+    let b = Bench::on(CAP, ECAP);
+    let queue = b.unit.queue.as_ref().unwrap();
+    let any = |_| Descriptor::iotlb_global(Drain::BOTH);
+    let kept = queue.submit(&b.h, &b.unit, 1, any).unwrap();
+    for _ in 0..300 {
+        b.invalidate(&[PAGE_2]).unwrap();
+    }
+    assert_eq!(queue.poll(kept), Some(Ok(())));
+    // One that failed stays until it was asked for, or its failure would be lost.
+    b.standin.state().bad = Some((0, 3));
+    let failed = queue.submit(&b.h, &b.unit, 1, any).unwrap();
+    b.unit.tend_queue(&b.h).unwrap();
+    let full = (0..300).find_map(|_| b.invalidate(&[PAGE_2]).err()).unwrap();
+    assert_eq!(full.kind, ErrorKind::Timeout(Step::Queue));
+    assert_eq!(queue.poll(failed), Some(Err(ErrorKind::QueueError(3))));
+    b.invalidate(&[PAGE_2]).unwrap();
+    b.end();
+}
+
+#[test]
 fn an_error_at_any_descriptor_hits_its_submission_alone() {
     // Two submissions before, three descriptors and a wait, one after: the queue stops at each of them in turn.
     for bad in 0..9usize {
@@ -395,6 +416,13 @@ fn the_registers_do_what_the_queue_does() {
     for r in [requests[0], requests[3]] {
         assert_eq!(registers.invalidate(&[r]).unwrap_err().kind, ErrorKind::Timeout(Step::Invalidation));
     }
+    // One that is still under way is not taken for the next one.
+    registers.standin.state().register_path = Answer::Done;
+    registers.standin.take();
+    for r in requests {
+        assert_eq!(registers.invalidate(&[r]).unwrap_err().kind, ErrorKind::Timeout(Step::Invalidation));
+    }
+    assert!(registers.standin.take().0.is_empty());
     queue.end();
     registers.end();
     let chosen = Bench::off(CAP, ECAP, Config { queue: false, ..Config::default() });
@@ -425,7 +453,7 @@ fn fault(b: &Bench, register: u32, source: u16) {
 }
 
 fn sources(b: &Bench) -> Vec<u16> {
-    std::iter::from_fn(|| b.unit.faults().take(&b.h).map(|r| r.source())).collect()
+    std::iter::from_fn(|| b.unit.faults().take(&b.h).map(|(_, r)| r.source())).collect()
 }
 
 #[test]

@@ -319,3 +319,72 @@ fn units_that_do_not_snoop_read_in_memory_what_they_should() {
     drop((group, d));
     m.end();
 }
+
+#[test]
+fn what_a_failed_flush_left_in_caches_does_not_go_on_to_the_next_owner() {
+    let m = Machine::new(&[(CAP, ECAP)]);
+    let (a, b) = (domain(&m, 0xa000), domain(&m, 0xb000));
+    let group = m.claim(dev(1));
+    group.attach(Target::Domain(&a)).unwrap();
+    assert_eq!(m.units[0].access(ONE, 0x1000), Some(0xa000));
+    m.units[0].state().asleep = true;
+    assert_eq!(group.attach(Target::Blocked).unwrap_err().kind, ErrorKind::Timeout(Step::Invalidation));
+    assert_eq!(m.units[0].access(ONE, 0x1000), Some(0xa000), "the entry is absent, but cached");
+    // No entry changes any more, and yet there is something to flush.
+    let (group, e) = group.release().unwrap_err();
+    assert_eq!(e.kind, ErrorKind::Timeout(Step::Invalidation));
+    assert!(group.attach(Target::Domain(&b)).is_err());
+    m.units[0].awake();
+    group.attach(Target::Domain(&b)).unwrap();
+    assert_eq!(m.units[0].access(ONE, 0x1000), Some(0xb000));
+    m.forget();
+    group.attach(Target::Domain(&b)).unwrap();
+    assert!(m.units[0].take().1.iter().all(|d| d[0] >> 4 & 3 != 1), "proved: no global invalidation again");
+}
+
+#[test]
+fn a_flush_that_failed_and_then_succeeded_leaves_nothing_owned() {
+    let m = Machine::new(&[(CAP, ECAP)]);
+    let (a, b) = (domain(&m, 0xa000), domain(&m, 0xb000));
+    let group = m.claim(dev(1));
+    group.attach(Target::Domain(&a)).unwrap();
+    assert_eq!(m.units[0].access(ONE, 0x1000), Some(0xa000));
+    m.units[0].state().bad = Some((0, 3));
+    assert_eq!(group.attach(Target::Domain(&b)).unwrap_err().kind, ErrorKind::QueueError(3));
+    assert_eq!(m.units[0].access(ONE, 0x1000), None);
+    drop((group, a, b));
+    m.end();
+}
+
+#[test]
+fn a_group_behind_two_units_is_blocked_on_one_whatever_the_other_does() {
+    let (host, units, _) = Machine::prepare(Host::new(), &[(CAP, ECAP); 2]);
+    let dmar = super::machine::Dmar::default()
+        .unit(super::machine::BASES[0], &BEHIND[..1])
+        .unit(super::machine::BASES[1], &[]);
+    let m = Machine::with(host, units, &dmar, Config::default());
+    let (a, b) = (domain(&m, 0xa000), domain(&m, 0xb000));
+    let group = m.claim(BEHIND[0]);
+    for to in [Target::Blocked, Target::Domain(&b)] {
+        group.attach(Target::Domain(&a)).unwrap();
+        let reach = || [m.units[0].access(0x208, 0x1000), m.units[1].access(0x210, 0x1000)];
+        assert_eq!(reach(), [Some(0xa000); 2]);
+        m.units[0].state().asleep = true;
+        assert!(group.attach(to).is_err());
+        assert_eq!(reach()[1], None);
+        m.units[0].awake();
+        group.attach(Target::Blocked).unwrap();
+        assert_eq!(reach(), [None; 2]);
+    }
+}
+
+#[test]
+fn identity_tables_and_best_specs_are_what_all_units_can_take() {
+    let m = Machine::new(&[(CAP, ECAP & !ECAP_PT), (CAP & !(1 << 10), ECAP & !ECAP_PT)]);
+    for (unit, device) in [(0, 1u8), (1, 9)] {
+        let group = m.claim(dev(device));
+        group.attach(Target::Identity).unwrap();
+        assert_eq!(m.units[unit].access(u16::from(device) << 3, 0x1_2345_6000), Some(0x1_2345_6000));
+    }
+    m.end();
+}

@@ -189,3 +189,49 @@ fn handles_that_live_keep_the_platform_and_everything_goes_on() {
         Machine { vtd, ..m }.end();
     }
 }
+
+#[test]
+fn nothing_is_claimed_while_any_unit_does_not_translate() {
+    let not_up = ErrorKind::State(State::NotUp);
+    let (host, units, dmar) = Machine::prepare(Host::new(), &[(CAP, ECAP); 2]);
+    units[1].state().stuck = TE;
+    let m = Machine::with(host, units, &dmar, Config::default());
+    assert!(m.report.is_err());
+    let claim = |vtd: &super::machine::Driver| vtd.claim(vtd.group_of(dev(1))?, Owner(7)).map(drop);
+    assert_eq!(claim(&m.vtd).unwrap_err().kind, not_up, "it would be said to be blocked, and reach everything");
+    assert_eq!(m.end_keeping(), 3, "of the unit that may still obey");
+    // The same where handing back failed half-way.
+    let m = Machine::new(&[(CAP, ECAP); 2]);
+    m.units[1].state().stuck = TE;
+    let Err((vtd, e)) = m.vtd.hand_back() else { panic!("the second unit stays on") };
+    assert_eq!(e.kind, ErrorKind::Timeout(Step::Translation));
+    assert_eq!((m.units[0].access(8, 0x5000), claim(&vtd).unwrap_err().kind), (Some(0x5000), not_up));
+    m.units[1].state().stuck = 0;
+    assert_eq!(vtd.hand_back().map_err(|(_, e)| e).unwrap().counts().frames, 0);
+}
+
+#[test]
+fn a_queue_that_stopped_at_an_error_is_turned_off_all_the_same() {
+    // A predecessor's.
+    let (host, units, dmar) = Machine::prepare(Host::new(), &[(CAP, ECAP)]);
+    units[0].regs.set32(at::GSTS, TE | SRTP | QIE);
+    units[0].regs.set64(at::IQH, 0x20);
+    units[0].regs.set64(at::IQT, 0x80);
+    units[0].raise(1 << 4);
+    let m = Machine::with(host, units, &dmar, Config::default());
+    m.report.as_ref().unwrap();
+    // Our own, which nobody waited for.
+    let d: Domain<Host> = m.vtd.domain(&WIDE).unwrap();
+    map(&d, 0x1000, 0x1000, 0x1000);
+    let group = m.claim(dev(1));
+    group.attach(crate::Target::Domain(&d)).unwrap();
+    let unmapped = d.unmap(super::machine::range(0x1000, 0x1fff)).unwrap();
+    group.attach(crate::Target::Identity).unwrap();
+    group.attach(crate::Target::Domain(&d)).unwrap();
+    m.units[0].state().bad = Some((0, 3));
+    drop(unmapped.submit().unwrap());
+    m.units[0].state().hold = false;
+    group.attach(crate::Target::Blocked).unwrap();
+    drop((group, d));
+    m.end();
+}

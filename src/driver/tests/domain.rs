@@ -251,3 +251,21 @@ fn a_region_mapped_next_to_an_unflushed_unmap_is_flushed_at_attach() {
     drop((group, other, d));
     m.end();
 }
+
+#[test]
+fn an_edit_whose_mappings_were_not_confirmed_says_so_when_it_is_flushed() {
+    let m = Machine::new(&[(CAP | CAP_CM, ECAP)]);
+    let (d, groups) = attached(&m);
+    assert_eq!(m.units[0].access(ONE, 0x5000), None);
+    m.units[0].state().asleep = true;
+    let mut edit = d.edit();
+    edit.map(Iova::at(0x5000), hpa(0x6000), 0x1000, Access::all()).unwrap();
+    let NotFlushed { still, .. } = edit.finish().flush().unwrap_err();
+    m.units[0].awake();
+    m.forget();
+    still.flush().unwrap();
+    assert_eq!(m.units[0].take().1, [Descriptor::iotlb_pages(2, Drain::BOTH, Iva::new(0x5000, 0, false)).narrow()]);
+    assert_eq!(m.units[0].access(ONE, 0x5000), Some(0x6000));
+    drop((groups, d));
+    m.end();
+}

@@ -156,3 +156,47 @@ fn a_handler_may_call_the_driver() {
     m.vtd.on_other_events(Arc::new(Ear::default()));
     m.end();
 }
+
+#[test]
+fn records_that_come_in_faster_than_they_are_read_are_not_forgotten() {
+    let m = Machine::new(&[(CAP, ECAP)]);
+    m.units[0].state().storm = true;
+    faults(&m.vtd, &m.units[0], 0x208, 4);
+    // The unit has told of them, and will not again.
+    assert_eq!(m.vtd.service(100), Service::Again);
+    m.units[0].state().storm = false;
+    assert_eq!(m.vtd.service(100), Service::Idle);
+    m.end();
+}
+
+#[test]
+fn the_faults_of_one_unit_do_not_silence_another() {
+    let m = Machine::new(&[(CAP, ECAP); 2]);
+    let (own, rest) = (Arc::new(Ear::default()), Arc::new(Ear::default()));
+    let group = m.claim(dev(9));
+    group.on_events(dev(9), own.clone()).unwrap();
+    m.vtd.on_other_events(rest.clone());
+    m.units[1].record(0, 0, 9 << 3 | 6 << 32);
+    for _ in 0..2 {
+        faults(&m.vtd, &m.units[0], 0xbeef, 100);
+        assert_eq!(m.vtd.service(4), Service::Again);
+    }
+    assert_eq!(own.heard().len(), 1);
+    drop(group);
+    m.end();
+}
+
+#[test]
+fn what_one_owner_missed_is_not_told_to_the_next() {
+    let m = Machine::new(&[(CAP, ECAP)]);
+    let (own, _, group) = listened(&m);
+    faults(&m.vtd, &m.units[0], 0x208, 50);
+    assert_eq!(m.vtd.service(8), Service::Again);
+    m.vtd.service(8);
+    drop(group);
+    let (next, _, group) = listened(&m);
+    m.vtd.service(100);
+    assert_eq!((own.missed(), next.missed()), (0, 0));
+    drop(group);
+    m.end();
+}

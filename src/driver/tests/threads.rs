@@ -62,3 +62,14 @@ fn threads_map_flush_attach_and_detach_at_once() {
         m.end();
     }
 }
+
+/// An edit holds the interrupt mask of its CPU: this compiles only because it is not `Send`.
+const _: fn() = || {
+    trait One<T> {
+        fn of() {}
+    }
+    struct Sent;
+    impl<T> One<()> for T {}
+    impl<T: Send> One<Sent> for T {}
+    <crate::space::domain::Edit<'static, Host> as One<_>>::of();
+};
