@@ -12,6 +12,7 @@ use crate::host::mem::Shared;
 use crate::host::platform::Platform;
 use crate::host::sync::Guard;
 use crate::unit::Machine;
+use core::fmt;
 use core::marker::PhantomData;
 
 mod mode {
@@ -38,6 +39,12 @@ impl FlushMode for Deferred {}
 pub struct Domain<P: Platform, M: FlushMode = Strict> {
     pub(crate) space: Shared<Space<P>>,
     mode: PhantomData<M>,
+}
+
+impl<P: Platform, M: FlushMode> fmt::Debug for Domain<P, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Domain").field("spec", &self.space.spec).finish_non_exhaustive()
+    }
 }
 
 impl<P: Platform, M: FlushMode> Domain<P, M> {
