@@ -133,7 +133,8 @@ impl<P: Platform> Domain<P, Strict> {
     }
 
     /// Many operations under one lock, with the walk position and the ranges kept. Other users of the domain wait, and
-    /// interrupts are masked on this CPU, until `finish`.
+    /// interrupts are masked on this CPU, until `finish`: meanwhile nothing else of the driver is to be called here, not
+    /// even for another domain (debug builds check it).
     pub fn edit(&self) -> Edit<'_, P> {
         let space = &*self.space;
         let mut guard = space.lock();
