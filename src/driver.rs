@@ -25,6 +25,7 @@ use crate::unit::fault_log::FaultLog;
 use crate::unit::{Machine, Unit};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::fmt;
 
 /// The driver of all remapping units of a machine. A counted handle: clones are the same driver.
 ///
@@ -32,6 +33,12 @@ use alloc::vec::Vec;
 /// Topology::from_table -> Vtd::new -> bring_up -> claim a group -> attach it to a domain -> map
 /// ```
 pub struct Vtd<P: Platform>(Shared<Core<P>>);
+
+impl<P: Platform> fmt::Debug for Vtd<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vtd").field("units", &self.0.units().len()).finish_non_exhaustive()
+    }
+}
 
 impl<P: Platform> Clone for Vtd<P> {
     fn clone(&self) -> Self {
@@ -444,7 +451,8 @@ impl<P: Platform> Vtd<P> {
     /// Claims a group for one owner, and blocks it until it is attached. What cannot be told apart is claimed together.
     ///
     /// Errors: `Busy` where it has an owner; `Invalid(ReservedRegion)` for a guest where firmware keeps a region of a
-    /// kind that the device needs; `Unsupported(Unit)` where no working unit serves a member.
+    /// kind that the device needs; `Unsupported(Unit)` where no working unit serves a member; `State(NotUp)` where a unit
+    /// does not translate, as after a `bring_up` or `hand_back` that failed half-way.
     pub fn claim(&self, g: GroupId, owner: Owner) -> Result<Group<P>, Error> {
         Group::claim(&self.0, g, owner)
     }

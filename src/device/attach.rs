@@ -20,6 +20,7 @@ use crate::unit::Unit;
 use crate::unit::ids::PASS_THROUGH;
 use crate::unit::invalidate::{Batch, Request};
 use alloc::sync::Arc;
+use core::fmt;
 
 /// What a group is attached to.
 #[non_exhaustive]
@@ -184,6 +185,12 @@ impl<P: Platform> Group<P> {
             Target::Domain(d) => Attached::Space(d.space.clone()),
             Target::Deferred(d) => Attached::Space(d.space.clone()),
         };
+        // Its flushes would go to another machine's units.
+        if let Attached::Space(space) = &new
+            && !space.belongs_to(self.core.machine())
+        {
+            return Err(ErrorKind::Invalid(Field::Domain).into());
+        }
         let (_changing, old, unproved) = self.change()?;
         let new = match new {
             Attached::Identity if self.needs_identity_tables() => Attached::Space(self.core.identity_space()?),
@@ -388,6 +395,12 @@ impl<P: Platform> Group<P> {
             s.owner = None;
         }
         Ok(())
+    }
+}
+
+impl<P: Platform> fmt::Debug for Group<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Group").field("id", &self.id).field("owner", &self.owner).finish_non_exhaustive()
     }
 }
 

@@ -43,6 +43,10 @@ impl<P: Platform> Core<P> {
         &self.machine.host
     }
 
+    pub(crate) fn machine(&self) -> &Shared<Machine<P>> {
+        &self.machine
+    }
+
     pub(crate) fn platform(&self) -> &P {
         &self.machine.host.platform
     }
@@ -63,8 +67,7 @@ impl<P: Platform> Core<P> {
 
     /// A domain that maps every address to itself, as far as the configuration says and the units reach.
     pub(crate) fn identity_space(&self) -> Result<Shared<Space<P>>, Error> {
-        let mut known = self.one_to_one.lock(self.platform());
-        if let Some(d) = &*known {
+        if let Some(d) = &*self.one_to_one.lock(self.platform()) {
             return Ok(d.space.clone());
         }
         let spec = DomainSpec::best_of(self.units().iter().map(|u| (&u.caps, u.errata)));
@@ -72,9 +75,15 @@ impl<P: Platform> Core<P> {
         let d: Domain<P> = Domain::new(&self.machine, &spec, self.hpa_width())?;
         let width = spec.width.min(self.hpa_width());
         let top = self.host().config.identity_top.get().min(1 << width) & !0xfff;
+        // Gibibytes take their time: not under the lock. Of two that were made at once the first stays.
         d.space.map_one_to_one(top, Access::READ | Access::WRITE)?;
-        let space = d.space.clone();
-        *known = Some(d);
-        Ok(space)
+        let (mut known, mut spare) = (self.one_to_one.lock(self.platform()), Some(d));
+        if known.is_none() {
+            *known = spare.take();
+        }
+        let space = known.as_ref().map(|d| d.space.clone());
+        drop(known);
+        drop(spare);
+        space.ok_or(ErrorKind::OutOfMemory.into())
     }
 }

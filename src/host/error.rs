@@ -120,6 +120,8 @@ pub enum Field {
     ReservedRegion,
     /// The device is no member of the group.
     Device,
+    /// The domain: another driver made it.
+    Domain,
 }
 
 /// The step whose deadline passed, or that the platform failed at.
@@ -279,6 +281,7 @@ impl fmt::Display for Field {
                 "the device has a memory region reserved by firmware, which a guest may not be given"
             }
             Field::Device => "the device is no member of the group",
+            Field::Domain => "the domain is not one of this driver's",
         })
     }
 }

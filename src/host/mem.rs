@@ -930,6 +930,11 @@ impl<T> Shared<T> {
         Ok((unsafe { at.read() }.value, Vacant(at)))
     }
 
+    /// Whether both are handles of the same value.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        self.at == other.at
+    }
+
     /// How many handles there are, which may have changed when the caller looks at it.
     pub(crate) fn handles(&self) -> usize {
         self.counted().count.load(Ordering::Acquire)

@@ -33,7 +33,8 @@ impl<'p, P: Platform> Wait<'p, P> {
         true
     }
 
-    /// Whether this turn is one of the few on which to look at registers too: every 32nd, and the last.
+    /// Whether this turn is one of the few on which to look at registers too: every 32nd, and the last. Not the first: what
+    /// completes at once costs no read of a register.
     pub(crate) fn rare(&self) -> bool {
         self.over || self.turns % 32 == 31
     }

@@ -12,6 +12,7 @@ use crate::host::mem::Shared;
 use crate::host::platform::Platform;
 use crate::host::sync::Guard;
 use crate::unit::Machine;
+use core::fmt;
 use core::marker::PhantomData;
 
 mod mode {
@@ -38,6 +39,12 @@ impl FlushMode for Deferred {}
 pub struct Domain<P: Platform, M: FlushMode = Strict> {
     pub(crate) space: Shared<Space<P>>,
     mode: PhantomData<M>,
+}
+
+impl<P: Platform, M: FlushMode> fmt::Debug for Domain<P, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Domain").field("spec", &self.space.spec).finish_non_exhaustive()
+    }
 }
 
 impl<P: Platform, M: FlushMode> Domain<P, M> {
@@ -128,7 +135,8 @@ impl<P: Platform> Domain<P, Strict> {
     }
 
     /// Many operations under one lock, with the walk position and the ranges kept. Other users of the domain wait, and
-    /// interrupts are masked on this CPU, until `finish`.
+    /// interrupts are masked on this CPU, until `finish`: meanwhile nothing else of the driver is to be called here, not
+    /// even for another domain (debug builds check it).
     pub fn edit(&self) -> Edit<'_, P> {
         let space = &*self.space;
         let mut guard = space.lock();

@@ -101,6 +101,11 @@ impl<P: Platform> Space<P> {
         Ok(Space { machine: machine.clone(), spec, root, state: Lock::new(Rank::Domain, state) })
     }
 
+    /// Whether the domain flushes through the units of `machine`.
+    pub(crate) fn belongs_to(&self, machine: &Shared<Machine<P>>) -> bool {
+        self.machine.is(machine)
+    }
+
     pub(super) fn lock(&self) -> Guard<'_, State, P> {
         self.state.lock(&self.machine.host.platform)
     }
@@ -201,19 +206,22 @@ impl<P: Platform> Space<P> {
         }
     }
 
-    /// Maps every address below `top` to itself, but for the interrupt addresses.
+    /// Maps every address below `top` to itself, but for the interrupt addresses. Locks for one GiB at a time, for that can
+    /// be 262144 entries.
     pub(crate) fn map_one_to_one(&self, top: u64, how: Access) -> Result<(), ErrorKind> {
         let p = &self.machine.host.platform;
         let below = top.min(INTERRUPT_RANGE.first.get());
         let above = INTERRUPT_RANGE.last.get() + 1;
-        let mut s = self.lock();
-        for (first, len) in [(0, below), (above, top.saturating_sub(above))] {
-            let (at, Some(to)) = (Iova::at(first), Hpa::new(first)) else { continue };
-            if len != 0 {
-                s.map(p, at, to, len, how, NOBODY).map_err(|_| ErrorKind::OutOfFrames)?;
+        for (mut first, end) in [(0, below), (above, top)] {
+            while first < end {
+                let next = ((first | 0x3fff_ffff) + 1).min(end);
+                let (at, to) = (Iova::at(first), Hpa::of_entry(first));
+                let mapped = self.lock().map(p, at, to, next - first, how, NOBODY);
+                mapped.map_err(|_| ErrorKind::OutOfFrames)?;
+                first = next;
             }
         }
-        s.one_to_one = top;
+        self.lock().one_to_one = top;
         Ok(())
     }
 

@@ -87,6 +87,12 @@ impl<'d, P: Platform> Unmapped<'d, P> {
     }
 }
 
+impl<P: Platform> core::fmt::Debug for Unmapped<'_, P> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Unmapped").field("ticket", &self.ticket).finish_non_exhaustive()
+    }
+}
+
 impl<P: Platform> Drop for Unmapped<'_, P> {
     fn drop(&mut self) {
         if self.ticket == NOBODY {

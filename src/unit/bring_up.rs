@@ -159,14 +159,14 @@ impl<P: Platform> Unit<P> {
             self.command(h, Command::Translation(false))?;
         }
         if on.contains(Gsts::QIES) {
-            if Fsts::from_bits_retain(self.regs.read32(at::FSTS)).contains(Fsts::IQE) {
-                // It stopped at an error and would never drain. What it left undone is part of our global invalidations.
-                self.regs.write64(at::IQT, self.regs.read64(at::IQH));
-            }
-            // The predecessor's descriptors are in memory that it may still own: let them run out first.
+            // The predecessor's descriptors are in memory that it may still own: let them run out first. A queue that stopped
+            // at an error never drains and takes no tail; what it left undone is part of our global invalidations.
             let timeout = ErrorKind::Timeout(Step::Drain).on(self.id);
             let limit = h.config.command_deadline;
-            self.until(h, limit, timeout, |u| Ok(u.regs.read64(at::IQH) == u.regs.read64(at::IQT)))?;
+            self.until(h, limit, timeout, |u| {
+                let stopped = Fsts::from_bits_retain(u.regs.read32(at::FSTS)).contains(Fsts::IQE);
+                Ok(stopped || u.regs.read64(at::IQH) == u.regs.read64(at::IQT))
+            })?;
             self.command(h, Command::Queue(false))?;
         }
         self.mask(at::FECTL);

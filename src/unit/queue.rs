@@ -256,8 +256,10 @@ impl Queue {
         self.passed(unit, &mut s);
         self.neutralise(h, &mut s, head, code);
         unit.regs.write32(at::FSTS, Fsts::IQE.bits());
-        if unit.errata.contains(Errata::REWRITE_TAIL) {
-            unit.regs.write64(at::IQT, WIDTH.offset(s.tail as u32));
+        // What was published meanwhile the unit did not take: with IQE set it ignores the tail.
+        let tail = WIDTH.offset(s.tail as u32);
+        if unit.errata.contains(Errata::REWRITE_TAIL) || unit.regs.read64(at::IQT) != tail {
+            unit.regs.write64(at::IQT, tail);
         }
         self.passed(unit, &mut s);
         Ok(())

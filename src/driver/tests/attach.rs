@@ -388,3 +388,15 @@ fn identity_tables_and_best_specs_are_what_all_units_can_take() {
     }
     m.end();
 }
+
+#[test]
+fn a_domain_of_another_driver_is_refused() {
+    let (m, other) = (Machine::new(&[(CAP, ECAP)]), Machine::new(&[(CAP, ECAP)]));
+    let d = domain(&other, 0xa000);
+    let group = m.claim(dev(1));
+    assert_eq!(group.attach(Target::Domain(&d)).unwrap_err().kind, ErrorKind::Invalid(Field::Domain));
+    assert_eq!(m.units[0].access(ONE, 0x1000), None);
+    drop((group, d));
+    m.end();
+    other.end();
+}
