@@ -95,6 +95,13 @@ pub enum Service {
     Again,
 }
 
+/// Faults of one unit that no owner hears, in one call of `service`.
+#[derive(Default)]
+struct Others {
+    delivered: u16,
+    dropped: u64,
+}
+
 impl<P: Platform> Vtd<P> {
     /// The driver for the units of `topology`. Touches no register.
     pub fn new(platform: P, topology: Topology, config: Config) -> Result<Self, Error> {
@@ -329,17 +336,19 @@ impl<P: Platform> Vtd<P> {
             let _ = unit.tend_queue(core.host());
             unit.faults().collect(core.host(), unit);
             pending |= unit.faults().pending(unit);
+            // Those that no owner hears have a share as a device has: a storm of them leaves budget for everyone else.
+            let mut others = Others::default();
             // What comes in meanwhile comes with a `wake`: records that nobody hears do not keep this from ending.
             for _ in 0..FaultLog::ROOM {
                 if left == 0 {
                     return Service::Again;
                 }
                 let Some((at, record)) = unit.faults().take(core.host()) else { break };
-                left -= usize::from(self.deliver(registry, unit, (at, record), round));
+                left -= usize::from(self.deliver(registry, unit, (at, record), round, &mut others));
             }
             // Without anybody to tell, the count is kept until somebody asks to hear.
             if let Some(h) = self.rest_handler() {
-                let lost = unit.faults().take_lost(core.host());
+                let lost = unit.faults().take_lost(core.host()).saturating_add(others.dropped);
                 if lost != 0 {
                     h.lost(lost);
                     left = left.saturating_sub(1);
@@ -353,7 +362,14 @@ impl<P: Platform> Vtd<P> {
     }
 
     /// Delivers one fault; `false` where nobody hears it, or its device has had its share.
-    fn deliver(&self, registry: &Registry<P>, unit: &Unit<P>, (at, record): (usize, FaultRecord), round: u64) -> bool {
+    fn deliver(
+        &self,
+        registry: &Registry<P>,
+        unit: &Unit<P>,
+        (at, record): (usize, FaultRecord),
+        round: u64,
+        others: &mut Others,
+    ) -> bool {
         let core = &*self.0;
         let id = DeviceId { segment: unit.segment, source: SourceId(record.source()) };
         let place = registry.find(id);
@@ -380,7 +396,15 @@ impl<P: Platform> Vtd<P> {
                 handler = Some(h.clone());
             }
         }
-        match handler.or_else(|| self.rest_handler()) {
+        if handler.is_none() {
+            handler = self.rest_handler();
+            if handler.is_some() && others.delivered >= share {
+                others.dropped += 1;
+                return false;
+            }
+            others.delivered += u16::from(handler.is_some());
+        }
+        match handler {
             Some(h) => {
                 h.fault(&Fault::decode(unit.id, device, record));
                 true

@@ -19,7 +19,8 @@ pub struct Config {
     /// How far tables reach that stand in for pass-through on units without it: above all RAM and device memory.
     /// Default: 64 GiB.
     pub identity_top: Hpa,
-    /// How many faults of one device one call of `service` delivers; the rest is counted (`Events::lost`). Default: 8.
+    /// How many faults of one device one call of `service` delivers, and how many of one unit that no device's owner
+    /// hears; the rest is counted (`Events::lost`). Default: 8.
     pub faults_per_service: u16,
 }
 

@@ -90,6 +90,11 @@ fn a_device_gets_its_share_of_a_call_and_the_rest_is_counted() {
     faults(&m.vtd, &m.units[0], 0xbeef, 3);
     assert_eq!(m.vtd.service(100), Service::Idle);
     assert_eq!((own.heard().len(), own.missed(), rest.heard().len(), rest.missed()), (8, 42, 3, 0));
+    // So do all together that no owner hears.
+    faults(&m.vtd, &m.units[0], 0xbeef, 20);
+    faults(&m.vtd, &m.units[0], 0x208, 2);
+    assert_eq!(m.vtd.service(100), Service::Idle);
+    assert_eq!((own.heard().len(), own.missed(), rest.heard().len(), rest.missed()), (2, 0, 8, 12));
     // A share a call, not for ever.
     faults(&m.vtd, &m.units[0], 0x208, 5);
     m.vtd.service(100);
