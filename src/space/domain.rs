@@ -116,7 +116,7 @@ impl<P: Platform> Domain<P, Strict> {
     ///
     /// Devices may go on reaching the memory until the result is flushed.
     pub fn unmap(&self, r: Range) -> Result<Unmapped<'_, P>, MapError> {
-        self.space.unmap_for_owner(r)
+        self.space.unmap(r)
     }
 
     /// Changes the rights of every mapped page of the range. The flush makes it true for devices.
@@ -148,7 +148,7 @@ impl<P: Platform> Domain<P, Strict> {
 impl<P: Platform> Domain<P, Deferred> {
     /// Unmaps as `Domain::unmap` does, and leaves the flush to the next `sync`.
     pub fn unmap_later(&self, r: Range) -> Result<(), MapError> {
-        self.space.unmap_for_owner(r).map(drop)
+        self.space.unmap(r).map(drop)
     }
 
     /// Flushes all that was unmapped.

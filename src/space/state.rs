@@ -167,42 +167,51 @@ impl<P: Platform> Space<P> {
             return Ok(());
         }
         s.firmware.try_reserve(1).map_err(|_| ErrorKind::OutOfMemory)?;
-        let Some(to) = Hpa::new(r.first.get()) else { return Err(ErrorKind::Invalid(Field::Address)) };
-        let len = r.len_minus_one().checked_add(1).ok_or(ErrorKind::Invalid(Field::Address))?;
-        let ticket = s.ticket();
-        match s.map(p, r.first, to, len, Access::READ | Access::WRITE, ticket) {
-            Ok(flush) => {
-                grow::push(&mut s.firmware, (r, 1))?;
-                drop(s);
-                if flush && let Err(e) = self.flush_mapped(r) {
-                    self.leave_firmware(r);
-                    return Err(e.kind);
-                }
-            }
-            Err(e) => {
-                self.take_back(s, ticket);
-                return Err(match e.why {
+        let (ticket, mut from, mut flush) = (s.ticket(), r.first, false);
+        // Regions may overlap: what another one has mapped already is left to it.
+        while let Some(piece) = s.bare(from, r.last) {
+            let to = Hpa::new(piece.first.get()).ok_or(ErrorKind::Invalid(Field::Address));
+            let len = piece.len_minus_one().checked_add(1).ok_or(ErrorKind::Invalid(Field::Address));
+            let mapped = to.and_then(|to| {
+                let how = Access::READ | Access::WRITE;
+                s.map(p, piece.first, to, len?, how, ticket).map_err(|e| match e.why {
                     MapWhy::OutOfFrames => ErrorKind::OutOfFrames,
                     MapWhy::OutOfMemory => ErrorKind::OutOfMemory,
                     _ => ErrorKind::Invalid(Field::ReservedRegion),
-                });
+                })
+            });
+            match mapped {
+                Ok(f) => flush |= f,
+                Err(e) => {
+                    let before = piece.first.get().checked_sub(1).and_then(|last| Range::new(r.first.get(), last));
+                    s.unmap_bare(p, before, ticket);
+                    self.take_back(s, ticket);
+                    return Err(e);
+                }
             }
+            let Some(next) = piece.last.checked_add(1) else { break };
+            from = next;
+        }
+        grow::push(&mut s.firmware, (r, 1))?;
+        drop(s);
+        if flush && let Err(e) = self.flush_mapped(r) {
+            self.leave_firmware(r);
+            return Err(e.kind);
         }
         Ok(())
     }
 
-    /// Ends a use of such a region; the last one unmaps it. What units do not confirm in time stays owed.
+    /// Ends a use of such a region; the last one unmaps what no other region needs. What units do not confirm in time stays
+    /// owed.
     pub(crate) fn leave_firmware(&self, r: Range) {
-        let last = {
-            let mut s = self.lock();
-            let Some((_, uses)) = s.firmware.iter_mut().find(|(known, _)| *known == r) else { return };
-            *uses -= 1;
-            let last = *uses == 0;
+        let mut s = self.lock();
+        let Some((_, uses)) = s.firmware.iter_mut().find(|(known, _)| *known == r) else { return };
+        *uses -= 1;
+        if *uses == 0 {
             s.firmware.retain(|(_, uses)| *uses != 0);
-            last
-        };
-        if last && let Ok(u) = self.unmap(r) {
-            let _ = u.flush();
+            let ticket = s.ticket();
+            s.unmap_bare(&self.machine.host.platform, Some(r), ticket);
+            self.take_back(s, ticket);
         }
     }
 
@@ -225,18 +234,10 @@ impl<P: Platform> Space<P> {
         Ok(())
     }
 
+    /// Unmaps for the owner of the domain, who has no say about firmware's regions while devices need them.
     pub(super) fn unmap(&self, r: Range) -> Result<Unmapped<'_, P>, MapError> {
-        self.unmap_locked(self.lock(), r)
-    }
-
-    /// As `unmap`, for the owner of the domain, who has no say about firmware's regions while devices need them.
-    pub(super) fn unmap_for_owner(&self, r: Range) -> Result<Unmapped<'_, P>, MapError> {
-        let s = self.lock();
+        let mut s = self.lock();
         s.leave_alone(r)?;
-        self.unmap_locked(s, r)
-    }
-
-    fn unmap_locked<'d>(&'d self, mut s: Guard<'d, State, P>, r: Range) -> Result<Unmapped<'d, P>, MapError> {
         let ticket = s.ticket();
         match s.unmap(&self.machine.host.platform, r, ticket) {
             Ok(()) => Ok(self.end(s, ticket, None)),
@@ -296,6 +297,28 @@ impl<P: Platform> Space<P> {
 }
 
 impl State {
+    /// The first part of `from` to `last` that no region of firmware covers.
+    fn bare(&self, mut from: Iova, last: Iova) -> Option<Range> {
+        let regions = || self.firmware.iter().map(|(r, _)| r);
+        while let Some(r) = regions().find(|r| r.first <= from && from <= r.last) {
+            from = r.last.checked_add(1)?;
+        }
+        let end = regions().filter(|r| r.first > from).map(|r| r.first.get() - 1).min();
+        Range::new(from.get(), end.map_or(last.get(), |e| e.min(last.get())))
+    }
+
+    /// Unmaps what is mapped of a range and not covered by a region of firmware; owed under `ticket`.
+    fn unmap_bare<P: Platform>(&mut self, p: &P, r: Option<Range>, ticket: u64) {
+        let Some(r) = r else { return };
+        let mut from = r.first;
+        while let Some(piece) = self.bare(from, r.last) {
+            // Nothing there, or no memory to remember it by: then it stays mapped, as it was for the device.
+            let _ = self.unmap(p, piece, ticket);
+            let Some(next) = piece.last.checked_add(1) else { break };
+            from = next;
+        }
+    }
+
     /// An error where the range meets a region that firmware needs for an attached device.
     pub(super) fn leave_alone(&self, r: Range) -> Result<(), MapError> {
         match self.firmware.iter().find(|(f, _)| f.overlaps(&r)) {

@@ -234,6 +234,42 @@ fn regions_are_mapped_while_attached_and_never_over_something_else() {
 }
 
 #[test]
+fn regions_that_overlap_are_mapped_once_and_stay_while_one_needs_them() {
+    let (host, units, dmar) = Machine::prepare(Host::new(), &[(CAP, ECAP)]);
+    let dmar = dmar.reserved(0x7a00_1000, 0x7a00_4fff, dev(1)).reserved(0x7a00_3000, 0x7a00_7fff, dev(2));
+    let dmar = dmar.reserved(0x7a00_0000, 0x7a00_8fff, dev(3));
+    let m = Machine::with(host, units, &dmar, Config::default());
+    let claim = |n| m.vtd.claim(m.vtd.group_of(dev(n)).unwrap(), Owner::HOST).unwrap();
+    let groups = [claim(1), claim(2), claim(3)];
+    let d: Domain<Host> = m.vtd.domain(&WIDE).unwrap();
+    let mapped = || (0..10u64).filter(|i| d.translate(Iova::at(0x7a00_0000 + i * 0x1000)).is_some()).sum::<u64>();
+    let attach = |n: usize| groups[n].attach(Target::Domain(&d)).map(drop);
+    let block = |n: usize| groups[n].attach(Target::Blocked).map(drop).unwrap();
+    attach(0).unwrap();
+    assert_eq!(mapped(), 1 + 2 + 3 + 4);
+    attach(1).unwrap();
+    assert_eq!(mapped(), (1..=7).sum());
+    attach(2).unwrap();
+    assert_eq!(mapped(), (0..=8).sum());
+    for n in 1..=3u16 {
+        assert_eq!(m.units[0].access(n << 3, 0x7a00_3010), Some(0x7a00_3010));
+    }
+    block(2);
+    assert_eq!(mapped(), (1..=7).sum(), "the others need theirs still");
+    block(0);
+    assert_eq!(mapped(), (3..=7).sum());
+    block(1);
+    assert_eq!(mapped(), 0);
+    // Something else stands in the last piece: nothing stays of those before it.
+    map(&d, 0x7a00_8000, 0x5000, 0x1000);
+    attach(1).unwrap();
+    assert_eq!(attach(2).unwrap_err().kind, ErrorKind::Invalid(Field::ReservedRegion));
+    assert_eq!(mapped(), (3..=8).sum());
+    drop((groups, d));
+    m.end();
+}
+
+#[test]
 fn identity_is_pass_through_or_tables_that_leave_the_interrupt_addresses_out() {
     for (ecap, interrupts) in [(ECAP, Some(0xfee0_1000)), (ECAP & !ECAP_PT, None)] {
         let (host, units, dmar) = Machine::prepare(Host::new(), &[(CAP, ecap), (CAP, ecap & !ECAP_C)]);
