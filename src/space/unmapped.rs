@@ -24,15 +24,33 @@ impl<'d, P: Platform> Unmapped<'d, P> {
     }
 
     /// Flushes and awaits it, with a deadline. Not for interrupt context, and not under an `Edit` of the same domain.
-    pub fn flush(self) -> Result<Flushed, NotFlushed<'d, P>> {
-        let pending = self.submit()?;
-        pending.wait()
+    pub fn flush(mut self) -> Result<Flushed, NotFlushed<'d, P>> {
+        let mut flights = Flights::new();
+        match self.start_all(&mut flights).and_then(|()| flights.wait(self.space)) {
+            Ok(()) => Ok(self.done()),
+            Err(error) => {
+                flights.abandon(self.space);
+                Err(NotFlushed { error, still: self })
+            }
+        }
     }
 
     /// Hands the flush to every unit, and does not wait for it.
     pub fn submit(mut self) -> Result<Pending<'d, P>, NotFlushed<'d, P>> {
-        let space = self.space;
+        let mut flights = Flights::new();
+        match self.start_all(&mut flights) {
+            Ok(()) => Ok(Pending { unmapped: self, flights }),
+            Err(error) => {
+                flights.abandon(self.space);
+                Err(NotFlushed { error, still: self })
+            }
+        }
+    }
+
+    /// Every unit's tail is written before the first is awaited.
+    fn start_all(&mut self, flights: &mut Flights) -> Result<(), Error> {
         {
+            let space = self.space;
             // Takes over what nobody else will flush.
             let mut s = space.lock();
             for o in s.owed.iter_mut().filter(|o| o.ticket == NOBODY) {
@@ -41,33 +59,26 @@ impl<'d, P: Platform> Unmapped<'d, P> {
             self.freed.append(core::mem::replace(&mut s.left.freed, FreedTables::new()));
             self.tables_changed |= core::mem::take(&mut s.left.tables_changed);
         }
-        let mut flights = Flights::new();
         let mut i = 0;
-        loop {
-            match self.start(i, &mut flights) {
-                Ok(true) => i += 1,
-                Ok(false) => return Ok(Pending { unmapped: self, flights }),
-                Err(error) => {
-                    flights.abandon(space);
-                    return Err(NotFlushed { error, still: self });
-                }
-            }
+        while self.start(i, flights)? {
+            i += 1;
         }
+        Ok(())
     }
 
     /// Starts the flush for the tag in place `i`; `false` behind the last.
     fn start(&self, i: usize, flights: &mut Flights) -> Result<bool, Error> {
         let space = self.space;
-        let (tag, batch) = {
+        let mut batch = Batch::new();
+        let tag = {
             let s = space.lock();
             let Some(&tag) = s.tags.get(i) else { return Ok(false) };
-            let mut batch = Batch::new();
             if let Some(unit) = space.machine.units().get(tag.unit).filter(|_| tag.uses != 0) {
                 for o in s.owed.iter().filter(|o| o.ticket == self.ticket) {
                     add_range(&mut batch, unit.caps.cap, tag.did, o.stale, !self.tables_changed);
                 }
             }
-            (tag, batch)
+            tag
         };
         if let Some(unit) = space.machine.units().get(tag.unit)
             && !batch.is_empty()
@@ -129,6 +140,15 @@ impl Flights {
         }
     }
 
+    fn wait<P: Platform>(&mut self, space: &Space<P>) -> Result<(), Error> {
+        for (unit, f) in self.list.iter_mut().filter_map(Option::take) {
+            if let Some(u) = space.machine.units().get(unit) {
+                u.finish(&space.machine.host, f)?;
+            }
+        }
+        Ok(())
+    }
+
     fn abandon<P: Platform>(&mut self, space: &Space<P>) {
         for (unit, f) in self.list.iter_mut().filter_map(Option::take) {
             if let Some(u) = space.machine.units().get(unit) {
@@ -166,15 +186,10 @@ impl<'d, P: Platform> Pending<'d, P> {
 
     /// Awaits all units, with a deadline.
     pub fn wait(mut self) -> Result<Flushed, NotFlushed<'d, P>> {
-        let space = self.unmapped.space;
-        for place in &mut self.flights.list {
-            let Some((unit, f)) = place.take() else { continue };
-            let Some(u) = space.machine.units().get(unit) else { continue };
-            if let Err(error) = u.finish(&space.machine.host, f) {
-                return Err(self.failed(error));
-            }
+        match self.flights.wait(self.unmapped.space) {
+            Ok(()) => Ok(self.into_unmapped().done()),
+            Err(error) => Err(self.failed(error)),
         }
-        Ok(self.into_unmapped().done())
     }
 
     fn failed(mut self, error: Error) -> NotFlushed<'d, P> {

@@ -28,22 +28,26 @@ pub(crate) enum Request {
 
 /// Requests that go in one submission, in this order. Context-cache requests come first: the hardware carries out an
 /// IOTLB request after all of those queued before it (6.5.2.12).
+///
+/// Nearly all batches are short: only longer ones pay for the room.
 pub(crate) struct Batch {
-    list: [Request; Batch::ROOM],
+    few: [Request; Batch::FEW],
+    more: Option<[Request; Batch::ROOM - Batch::FEW]>,
     len: usize,
 }
 
 impl Batch {
     /// Requests in a batch.
     pub(crate) const ROOM: usize = 64;
+    const FEW: usize = 4;
 
     pub(crate) const fn new() -> Self {
-        Batch { list: [Request::IotlbGlobal; Batch::ROOM], len: 0 }
+        Batch { few: [Request::IotlbGlobal; Batch::FEW], more: None, len: 0 }
     }
 
     /// Adds a request unless it is there already; `false` when the batch is full.
     pub(crate) fn push(&mut self, r: Request) -> bool {
-        if self.requests().contains(&r) {
+        if self.contains(r) {
             return true;
         }
         if self.len + 1 >= Batch::ROOM {
@@ -55,20 +59,37 @@ impl Batch {
 
     /// Adds the widest request for translations, for which there is always room: it covers what found none.
     pub(crate) fn widen(&mut self) {
-        if !self.requests().contains(&Request::IotlbGlobal) {
+        if !self.contains(Request::IotlbGlobal) {
             self.put(Request::IotlbGlobal);
         }
     }
 
     fn put(&mut self, r: Request) {
-        if let Some(place) = self.list.get_mut(self.len) {
+        let place = match self.len.checked_sub(Batch::FEW) {
+            None => self.few.get_mut(self.len),
+            Some(i) => self.more.get_or_insert([Request::IotlbGlobal; Batch::ROOM - Batch::FEW]).get_mut(i),
+        };
+        if let Some(place) = place {
             *place = r;
             self.len += 1;
         }
     }
 
-    pub(crate) fn requests(&self) -> &[Request] {
-        self.list.get(..self.len).unwrap_or(&[])
+    pub(crate) fn requests(&self) -> impl Iterator<Item = Request> + '_ {
+        self.few.iter().chain(self.more.iter().flatten()).take(self.len).copied()
+    }
+
+    pub(crate) fn contains(&self, r: Request) -> bool {
+        self.requests().any(|known| known == r)
+    }
+
+    /// Request `i`; the widest for translations beyond the last.
+    fn get(&self, i: usize) -> Request {
+        let place = match i.checked_sub(Batch::FEW) {
+            None => self.few.get(i),
+            Some(i) => self.more.as_ref().and_then(|more| more.get(i)),
+        };
+        place.copied().unwrap_or(Request::IotlbGlobal)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -124,15 +145,11 @@ impl<P: Platform> Unit<P> {
         if self.stopped() {
             return Ok(InFlight::Done);
         }
-        let list = batch.requests();
         match &self.queue {
-            Some(q) => {
-                let at = |i: usize| self.descriptor(list.get(i).copied().unwrap_or(Request::IotlbGlobal));
-                q.submit(h, self, list.len(), at).map(InFlight::Queued)
-            }
+            Some(q) => q.submit(h, self, batch.len, |i| self.descriptor(batch.get(i))).map(InFlight::Queued),
             None => {
-                for r in list {
-                    self.by_register(h, self.possible(*r))?;
+                for r in batch.requests() {
+                    self.by_register(h, self.possible(r))?;
                 }
                 Ok(InFlight::Done)
             }
