@@ -119,7 +119,7 @@ impl<P: Platform> Vtd<P> {
     }
 
     /// Takes the units over and turns translation on with everything blocked, but for devices that firmware reserved
-    /// memory for: those go on reaching that. The order is `reference` material of VT-d 11.4.4 and 6.5.2.1: queues on
+    /// memory for: those go on reaching that. The order is that of VT-d 11.4.4 and 6.5.2.1: queues on
     /// everywhere, root pointers, fault interrupts, firmware's regions, translation, protected memory off.
     ///
     /// Once only. After an error the units are off again as far as they answer, and the handle is good for `hand_back`.

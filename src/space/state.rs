@@ -166,7 +166,10 @@ impl<P: Platform> Space<P> {
             *uses = uses.saturating_add(1);
             return Ok(());
         }
+        // Room to remember the region, and to take back every piece of it that is mapped before one fails.
+        let pieces = s.firmware.len().saturating_add(2);
         s.firmware.try_reserve(1).map_err(|_| ErrorKind::OutOfMemory)?;
+        s.owed.try_reserve(pieces).map_err(|_| ErrorKind::OutOfMemory)?;
         let (ticket, mut from, mut flush) = (s.ticket(), r.first, false);
         // Regions may overlap: what another one has mapped already is left to it.
         while let Some(piece) = s.bare(from, r.last) {
@@ -312,7 +315,7 @@ impl State {
         let Some(r) = r else { return };
         let mut from = r.first;
         while let Some(piece) = self.bare(from, r.last) {
-            // Nothing there, or no memory to remember it by: then it stays mapped, as it was for the device.
+            // Nothing there, or no memory to remember it by, for which `enter_firmware` made room: then it stays mapped.
             let _ = self.unmap(p, piece, ticket);
             let Some(next) = piece.last.checked_add(1) else { break };
             from = next;

@@ -11,7 +11,7 @@ use crate::host::error::{Error, ErrorKind, Step};
 use crate::host::grow;
 use crate::host::mem::Frames;
 use crate::host::platform::{Platform, Registers};
-use crate::host::sync::{Lock, Ordering, Rank};
+use crate::host::sync::{AtomicU32, Lock, Ordering, Rank};
 use crate::host::wait::Wait;
 use crate::hw::descriptors::{Descriptor, WaitFlags};
 use crate::hw::invalidation::{DescriptorWidth, Iqa};
@@ -94,7 +94,7 @@ impl Queue {
         self.words.free(p);
     }
 
-    fn word(&self, kind: usize, slot: usize) -> Option<&crate::host::sync::AtomicU32> {
+    fn word(&self, kind: usize, slot: usize) -> Option<&AtomicU32> {
         self.words.status(kind * self.slots + slot)
     }
 

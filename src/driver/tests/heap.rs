@@ -64,7 +64,9 @@ fn making_the_driver_and_bringing_it_up() {
 
 #[test]
 fn everything_that_a_driver_that_is_up_does() {
-    let m = Machine::new(&[(CAP, ECAP); 2]);
+    let (host, units, dmar) = prepare();
+    let dmar = dmar.reserved(0x7a00_0000, 0x7a00_4fff, dev(3)).reserved(0x7a00_2000, 0x7a00_2fff, dev(3));
+    let m = Machine::with(host, units, &dmar, Config::default());
     let id = m.vtd.group_of(dev(3)).unwrap();
     let whole = range(0, 0x3fff_ffff);
     // The context table of its bus is made once, and stays.
