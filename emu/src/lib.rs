@@ -1,0 +1,45 @@
+//! A software VT-d unit that caches everything, with devices behind it, to test drivers against.
+//!
+//! It states registers, tables, descriptors and fault reasons from the specification (Intel D51397, rev 5.10) and knows
+//! nothing of any driver. What hardware may cache stays cached until an invalidation that by the specification covers it has
+//! completed; what hardware may do late, out of order or not at all, it does when a test asks for it. Everything is
+//! deterministic: the same seed and the same calls tell the same story.
+//!
+//! [`Unit`] is one remapping unit over a [`Bus`]. Section numbers in this crate are the specification's.
+#![no_std]
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+mod bus;
+mod caches;
+mod events;
+mod faults;
+mod interrupts;
+mod invalidation;
+mod memory;
+mod page_requests;
+mod profile;
+mod queue;
+mod random;
+mod reason;
+mod registers;
+mod request;
+mod state;
+mod translate;
+mod unit;
+
+pub use bus::{Bus, DeviceInvalidation, GroupResponse, Snoop};
+pub use caches::{Caches, Keep};
+pub use interrupts::{InterruptAnswer, InterruptRequest};
+pub use invalidation::{Invalidation, Pages};
+pub use memory::{Memory, Ram};
+pub use profile::Profile;
+pub use random::Random;
+pub use reason::{Completion, Reason};
+pub use request::{Access, Answer, Fault, Kind, PageAnswer, PageRequest, Pasid, Passed, Request, SourceId, Translated};
+pub use state::{Mode, State};
+pub use unit::{Size, Unit};
