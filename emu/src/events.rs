@@ -23,7 +23,7 @@ impl Event {
     /// The register `n` of control, data, address, upper address.
     pub(crate) fn read(&self, n: u32) -> u32 {
         match n {
-            0 => u32::from(self.masked) * MASK | u32::from(self.pending) * PENDING,
+            0 => (u32::from(self.masked) * MASK) | (u32::from(self.pending) * PENDING),
             1 => self.data,
             2 => self.address,
             _ => self.upper,

@@ -18,7 +18,7 @@ impl Random {
     }
     /// A number below `n`; 0 where `n` is 0.
     pub fn below(&mut self, n: u64) -> u64 {
-        (u128::from(self.bits()) * u128::from(n) >> 64) as u64
+        ((u128::from(self.bits()) * u128::from(n)) >> 64) as u64
     }
     /// True in `percent` of a hundred cases.
     pub fn percent(&mut self, percent: u64) -> bool {

@@ -4,10 +4,12 @@ use crate::bus::Bus;
 use crate::caches::{Caches, Keep};
 use crate::events::Event;
 use crate::faults::FaultLog;
+use crate::oracle::Oracle;
 use crate::page_requests::PageRequests;
 use crate::profile::Profile;
 use crate::queue::Queue;
 use crate::state::State;
+use crate::story::Story;
 
 /// The width of a register access.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,6 +36,8 @@ pub struct Unit {
     pub(crate) faults: FaultLog,
     pub(crate) fault_event: Event,
     pub(crate) page_requests: PageRequests,
+    pub(crate) story: Story,
+    pub(crate) oracle: Oracle,
     /// Nanoseconds since reset.
     pub(crate) now: u64,
 }
@@ -49,6 +53,8 @@ impl Unit {
             faults: FaultLog::default(),
             fault_event: Event::new(),
             page_requests: PageRequests::default(),
+            story: Story::default(),
+            oracle: Oracle::default(),
             now: 0,
         }
     }

@@ -1,0 +1,53 @@
+//! The oracle: what software owes the hardware, and each time that it did not pay.
+
+use crate::unit::Unit;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+/// A duty of software; each names the section that demands it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[non_exhaustive]
+pub enum Rule {
+    /// A command or register write came before what it needs, or while it was not allowed (11.4.4).
+    CommandOrder,
+    /// A reserved bit was set in a register (11.1).
+    ReservedBit,
+}
+
+/// A rule was broken.
+#[derive(Clone, Debug)]
+pub struct Breach {
+    /// Which.
+    pub rule: Rule,
+    /// When, in nanoseconds.
+    pub at: u64,
+    /// What exactly.
+    pub what: String,
+    /// What led to it, one happening a line.
+    pub history: String,
+}
+
+/// The oracle of one unit.
+#[derive(Clone, Debug, Default)]
+pub struct Oracle {
+    breaches: Vec<Breach>,
+}
+
+impl Oracle {
+    /// What was broken so far.
+    pub fn breaches(&self) -> &[Breach] {
+        &self.breaches
+    }
+}
+
+impl Unit {
+    /// Reports a breach.
+    pub(crate) fn breach(&mut self, rule: Rule, what: core::fmt::Arguments<'_>) {
+        let breach = Breach { rule, at: self.now, what: what.to_string(), history: self.story.text() };
+        self.oracle.breaches.push(breach);
+    }
+    /// The oracle's findings.
+    pub fn oracle(&self) -> &Oracle {
+        &self.oracle
+    }
+}
