@@ -26,7 +26,7 @@ pub struct InterruptRequest {
 /// What became of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum InterruptAnswer {
-    /// It went on to the CPUs as it was: remapping is off, or compatibility format passes.
+    /// It goes on to the CPUs as it is, which is the caller's to do: remapping is off, or compatibility format passes.
     Passed,
     /// It went on remapped: message address and data.
     Remapped(u64, u32),
@@ -77,7 +77,8 @@ impl From<u8> for Blocked {
 const TRIES: u32 = 1000;
 
 impl Unit {
-    /// An interrupt request (5.1.4). Remapped and passed interrupts and notifications go out through [`Bus::message`].
+    /// An interrupt request (5.1.4). What becomes of it, a remapped interrupt or a notification, goes out through
+    /// [`Bus::message`].
     pub fn interrupt(&mut self, bus: &mut dyn Bus, request: &InterruptRequest) -> InterruptAnswer {
         let answer = self.remap(bus, request);
         let reason = answer.as_ref().err().map(|blocked| blocked.reason);
@@ -108,7 +109,7 @@ impl Unit {
             return Err(0x29.into());
         }
         if !self.state.remapping {
-            return if self.profile.irreq() { Err(0x2b.into()) } else { Ok(pass(bus, request)) };
+            return if self.profile.irreq() { Err(0x2b.into()) } else { Ok(InterruptAnswer::Passed) };
         }
         if self.profile.eimer() && !self.state.extended {
             return Err(0x2a.into());
@@ -117,7 +118,7 @@ impl Unit {
             return if self.state.extended || !self.state.compatible {
                 Err(0x25.into())
             } else {
-                Ok(pass(bus, request))
+                Ok(InterruptAnswer::Passed)
             };
         };
         if remappable.malformed {
@@ -168,12 +169,6 @@ impl Unit {
         bus.message(address, data);
         Ok(InterruptAnswer::Remapped(address, data))
     }
-}
-
-/// Compatibility format: on it goes (5.1.2.1).
-fn pass(bus: &mut dyn Bus, request: &InterruptRequest) -> InterruptAnswer {
-    bus.message(request.address, request.data);
-    InterruptAnswer::Passed
 }
 
 /// The fault information (11.4.7.6): the index, where the reason has one. Elsewhere it is undefined, here 0.

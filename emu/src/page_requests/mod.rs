@@ -1,7 +1,6 @@
 //! Page requests (7.4 to 7.7, 11.4.11): the queue that software reads, its registers and event, overflow, and what the unit
 //! answers itself.
 
-
 use crate::bus::{Bus, GroupResponse};
 use crate::caches::Stage;
 use crate::events::Event;
