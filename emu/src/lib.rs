@@ -31,6 +31,8 @@ mod registers;
 mod request;
 mod state;
 mod story;
+#[cfg(test)]
+mod testing;
 mod translate;
 mod unit;
 
