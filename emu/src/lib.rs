@@ -41,7 +41,7 @@ mod unit;
 
 pub use adversary::Adversary;
 pub use bus::{Bus, DeviceInvalidation, GroupResponse, Snoop};
-pub use caches::{Caches, Keep};
+pub use caches::{Cached, Caches, Context, Held, Keep, Leaf, PasidEntry, Rights, Stage, Table, Translation};
 pub use interrupts::{InterruptAnswer, InterruptRequest};
 pub use invalidation::{Invalidation, Pages};
 pub use memory::{Memory, Ram};
