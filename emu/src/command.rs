@@ -284,7 +284,7 @@ impl Unit {
                 if !set {
                     self.commands.rooted = false;
                     if self.profile.smts() {
-                        self.forget(bus, Invalidation::Everything);
+                        self.invalidate(bus, Invalidation::Everything);
                     }
                 }
             }
@@ -293,7 +293,7 @@ impl Unit {
                 if !set {
                     self.commands.tabled = false;
                     if self.profile.esirtps() {
-                        self.forget(bus, Invalidation::Interrupts);
+                        self.invalidate(bus, Invalidation::Interrupts);
                     }
                 }
             }
@@ -314,7 +314,7 @@ impl Unit {
         self.state.separate_rights = v & 1 << 7 != 0;
         self.commands.rooted = true;
         if self.profile.esrtps() {
-            self.forget(bus, Invalidation::Everything);
+            self.invalidate(bus, Invalidation::Everything);
         } else {
             // Whoever aborts everything looks into no cache.
             let cached = matches!(self.state.mode, Mode::Legacy | Mode::Scalable);
@@ -330,7 +330,7 @@ impl Unit {
         self.state.extended = v & 1 << 11 != 0;
         self.commands.tabled = true;
         if self.profile.esirtps() {
-            self.forget(bus, Invalidation::Interrupts);
+            self.invalidate(bus, Invalidation::Interrupts);
         } else {
             self.commands.interrupts = true;
         }
@@ -367,7 +367,7 @@ impl Unit {
         };
         let done = what.map_or(0, |_| v >> 61 & 3);
         if let Some(what) = what {
-            self.forget(bus, what);
+            self.invalidate(bus, what);
         }
         self.registers.ccmd = v & !(ICC | 3 << 59) | done << 59;
     }
@@ -390,7 +390,7 @@ impl Unit {
             _ => (None, 0),
         };
         if let Some(what) = what {
-            self.forget(bus, what);
+            self.invalidate(bus, what);
         }
         self.registers.iotlb = v & !(IVT | 3 << 57) | done << 57;
     }

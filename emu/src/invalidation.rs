@@ -2,7 +2,6 @@
 
 use crate::bus::Bus;
 use crate::request::{Pasid, SourceId};
-use crate::story::Happening;
 use crate::unit::Unit;
 
 /// A range of pages of a page-selective invalidation.
@@ -59,13 +58,13 @@ pub enum Invalidation {
 }
 
 impl Unit {
-    /// An invalidation takes effect. Units that need write buffers flushed do that first (6.8).
-    pub(crate) fn forget(&mut self, bus: &mut dyn Bus, what: Invalidation) {
+    /// An invalidation that software asked for, or that a command brings, takes effect. Units that need write buffers flushed
+    /// do that first (6.8).
+    pub(crate) fn invalidate(&mut self, bus: &mut dyn Bus, what: Invalidation) {
         if self.profile.rwbf() {
             bus.flush_write_buffers();
         }
-        self.caches.invalidate(&what);
         self.commands.forgot(&what, self.state.mode);
-        self.tell(Happening::Forgot(what));
+        self.forget(what);
     }
 }

@@ -145,7 +145,7 @@ impl Unit {
         let flight = self.queue.flights.remove(at);
         self.queue.unawaited = flight.wait().is_none();
         match flight.what.act {
-            Act::Forget(what) => self.forget(bus, what),
+            Act::Forget(what) => self.invalidate(bus, what),
             Act::Respond(response) => bus.respond(response),
             Act::Device { .. } => (),
             Act::Wait(wait) => self.finish_wait(bus, &wait),
