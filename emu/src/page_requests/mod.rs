@@ -1,11 +1,14 @@
 //! Page requests (7.4 to 7.7, 11.4.11): the queue that software reads, its registers and event, overflow, and what the unit
 //! answers itself.
 
+#[cfg(test)]
+mod tests;
+
 use crate::bus::{Bus, GroupResponse};
 use crate::caches::Stage;
 use crate::events::Event;
 use crate::faults::{Record, RecordKind};
-use crate::invalidation::{Invalidation, Pages};
+use crate::invalidation::Invalidation;
 use crate::request::{Fault, PageAnswer, PageRequest, Pasid};
 use crate::story::Happening;
 use crate::unit::Unit;
@@ -204,7 +207,8 @@ impl Unit {
             }
             return Err(SUCCESS);
         }
-        self.invalidate_for(request.address, target);
+        let PageRequestTarget { domain, pasid, stage } = target;
+        self.forget(Invalidation::of_page_request(stage, domain, pasid, request.address & !0xfff));
         // Where there is no memory, the request has failed before it stood in the queue (note to Table 30); no reason is
         // defined for that, so none is recorded.
         self.page_requests.push(bus, request).ok_or(INVALID)?;
@@ -213,19 +217,6 @@ impl Unit {
             self.page_requests.event.raise(bus);
         }
         Ok(())
-    }
-
-    /// The invalidation that a page request implies (6.5.3.1, Table 27).
-    fn invalidate_for(&mut self, address: u64, target: PageRequestTarget) {
-        let PageRequestTarget { domain, pasid, stage } = target;
-        let page = Pages { address: address & !0xfff, order: 0, leaf_only: false };
-        let what = match stage {
-            Stage::First => Invalidation::PasidIotlbPages(domain, pasid, page),
-            Stage::Second | Stage::PassThrough => Invalidation::IotlbPages(domain, page),
-            Stage::Nested => Invalidation::IotlbOfDomain(domain),
-        };
-        self.caches.invalidate(&what, self.state.mode);
-        self.tell(Happening::Forgot(what));
     }
 
     fn record_page_request(&mut self, bus: &mut dyn Bus, request: &PageRequest, fault: &Fault) {
