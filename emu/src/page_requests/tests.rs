@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::invalidation::Pages;
+use crate::pace::Pace;
 use crate::profile::Profile;
 use crate::reason::{Completion, Reason};
 use crate::request::SourceId;
@@ -354,6 +355,168 @@ fn units_that_know_no_page_requests_or_do_not_translate_drop_them() {
     assert!(bus.responses.is_empty());
 }
 
+// --- Late requests, and draining them.
+
+/// A unit that takes its time over page requests, with an invalidation queue of 256-bit descriptors at 30_0000h; the tables
+/// are not the subject.
+fn slow() -> (Unit, TestBus) {
+    let (mut unit, mut bus) = unit();
+    unit.set_pace(Pace { page_request: (4, 4), ..Pace::at_once() });
+    unit.state.mode = Mode::Legacy;
+    unit.write(&mut bus, 0x90, Size::Quad, 0x30_0800);
+    unit.write(&mut bus, 0x18, Size::Double, 1 << 26);
+    unit.state.mode = Mode::Scalable;
+    assert_eq!(unit.read(&mut bus, 0x1c, Size::Double) >> 26 & 1, 1);
+    unit.set_pace(Pace { page_request: (1000, 1000), ..Pace::prompt() });
+    (unit, bus)
+}
+
+/// Queues descriptors and lets the unit see to them.
+fn submit(unit: &mut Unit, bus: &mut TestBus, descriptors: &[[u64; 2]]) {
+    let mut tail = unit.read(bus, 0x88, Size::Quad);
+    for descriptor in descriptors {
+        bus.put(0x30_0000 + tail, &[descriptor[0], descriptor[1], 0, 0]);
+        tail += 32;
+    }
+    unit.write(bus, 0x88, Size::Quad, tail);
+    unit.step(bus, 8, 0);
+    assert_eq!(unit.read(bus, 0x80, Size::Quad), tail, "{:x}", unit.read(bus, 0x34, Size::Double));
+}
+
+#[test]
+fn a_late_request_comes_to_the_queue_after_its_steps() {
+    let (mut unit, mut bus) = unit();
+    unit.set_pace(Pace { page_request: (4, 4), ..Pace::prompt() });
+    assert_eq!(unit.page_request(&mut bus, &LAST), PageAnswer::Received);
+    assert_eq!(unit.page_request(&mut bus, &FIRST), PageAnswer::Received);
+    unit.step(&mut bus, 4, 0);
+    assert!(bus.responses.is_empty());
+    unit.step(&mut bus, 1, 0);
+    // The tables of this test have nothing to say: the unit refuses.
+    assert_eq!(bus.responses, vec![response(1)]);
+    assert_eq!(unit.page_requests.received.len(), 1);
+    unit.step(&mut bus, 100, 0);
+    assert!(unit.page_requests.received.is_empty());
+}
+
+#[test]
+fn what_comes_later_does_not_overtake() {
+    let (mut unit, mut bus) = unit();
+    unit.set_pace(Pace { page_request: (4, 4), ..Pace::prompt() });
+    unit.page_request(&mut bus, &LAST);
+    unit.set_pace(Pace::prompt());
+    assert_eq!(unit.page_request(&mut bus, &PageRequest { group: 4, ..LAST }), PageAnswer::Received);
+    unit.step(&mut bus, 100, 0);
+    assert_eq!(bus.responses.iter().map(|r| r.group).collect::<Vec<_>>(), [3, 4]);
+}
+
+#[test]
+fn only_so_many_requests_wait() {
+    let (mut unit, mut bus) = slow();
+    for _ in 0..64 {
+        unit.page_request(&mut bus, &LAST);
+    }
+    assert!(bus.responses.is_empty());
+    unit.page_request(&mut bus, &LAST);
+    assert_eq!(bus.responses.len(), 1);
+}
+
+#[test]
+fn a_wait_with_pd_comes_after_the_requests_that_had_come_and_one_without_does_not() {
+    let (mut unit, mut bus) = slow();
+    unit.page_request(&mut bus, &LAST);
+    submit(&mut unit, &mut bus, &[[0x1_0000_0025, 0x3000]]);
+    assert_eq!((bus.get(0x3000), bus.responses.len()), (1, 0));
+    submit(&mut unit, &mut bus, &[[0x2_0000_00a5, 0x3000]]);
+    assert_eq!((bus.get(0x3000), bus.responses.len()), (2, 1));
+}
+
+#[test]
+fn a_unit_that_is_off_by_the_time_drops_what_has_come() {
+    let (mut unit, mut bus) = slow();
+    unit.page_request(&mut bus, &LAST);
+    unit.state.translation = false;
+    unit.drain_page_requests(&mut bus);
+    assert!(bus.responses.is_empty());
+}
+
+// --- What software answers.
+
+/// `pgrp_resp` for LAST, with these bits more.
+fn answer(code: u64) -> [u64; 2] {
+    [0x0000_0005_0100_0019 | code << 12, 0x18]
+}
+
+fn breaches(unit: &Unit) -> Vec<Rule> {
+    unit.oracle()
+        .breaches()
+        .iter()
+        .map(|b| b.rule)
+        .filter(|r| matches!(r, Rule::GroupResponse | Rule::PageRequestQueue))
+        .collect()
+}
+
+#[test]
+fn a_group_is_answered_once() {
+    for code in [0, 1, 15] {
+        let (mut unit, mut bus) = slow();
+        admit(&mut unit, &mut bus, &FIRST);
+        admit(&mut unit, &mut bus, &LAST);
+        submit(&mut unit, &mut bus, &[answer(code)]);
+        assert_eq!(bus.responses, vec![response(code as u8)]);
+        assert_eq!(breaches(&unit), []);
+        submit(&mut unit, &mut bus, &[answer(code)]);
+        assert_eq!(bus.responses.len(), 2, "it goes out all the same");
+        assert_eq!(breaches(&unit), [Rule::GroupResponse]);
+    }
+}
+
+#[test]
+fn nobody_is_answered_who_asked_for_no_answer() {
+    // Before the last of the group; a stop marker; what the unit answered itself; another PASID, or none; another group.
+    type Before = fn(&mut Unit, &mut TestBus) -> PageAnswer;
+    let before: [Before; 5] = [
+        |unit, bus| admit(unit, bus, &FIRST),
+        |unit, bus| admit(unit, bus, &STOP),
+        |unit, bus| unit.admit_page_request(bus, &LAST, Err(fault(true))),
+        |unit, bus| admit(unit, bus, &PageRequest { pasid: None, ..LAST }),
+        |unit, bus| admit(unit, bus, &PageRequest { group: 4, ..LAST }),
+    ];
+    for (n, before) in before.into_iter().enumerate() {
+        let (mut unit, mut bus) = slow();
+        before(&mut unit, &mut bus);
+        submit(&mut unit, &mut bus, &[answer(0)]);
+        assert_eq!(breaches(&unit), [Rule::GroupResponse], "{n}");
+    }
+}
+
+#[test]
+fn reserved_response_codes() {
+    let (mut unit, mut bus) = slow();
+    admit(&mut unit, &mut bus, &LAST);
+    submit(&mut unit, &mut bus, &[answer(2)]);
+    assert_eq!(breaches(&unit), [Rule::GroupResponse]);
+}
+
+#[test]
+fn the_head_stays_within_what_the_queue_holds() {
+    let head = |to: u32| {
+        let (mut unit, mut bus) = unit();
+        admit(&mut unit, &mut bus, &LAST);
+        admit(&mut unit, &mut bus, &LAST);
+        unit.write(&mut bus, PQH, Size::Double, 0x20);
+        assert_eq!(breaches(&unit), []);
+        unit.write(&mut bus, PQH, Size::Double, to.into());
+        breaches(&unit)
+    };
+    assert_eq!(head(0x20), []);
+    assert_eq!(head(0x40), []);
+    assert_eq!(head(0), [], "begins anew");
+    for beyond in [0x60, 0xfe0, 0x1020, 0x1040] {
+        assert_eq!(head(beyond), [Rule::PageRequestQueue], "{beyond:x}");
+    }
+}
+
 // --- What it implies for the caches.
 
 /// What the caches were told to forget.
@@ -418,6 +581,27 @@ fn registers_hold_the_bits_that_they_have() {
     }
 }
 
+#[test]
+fn reserved_bits_of_registers_are_no_ones_to_set() {
+    for (at, bit) in
+        [(0xc0, 4), (0xc0, 19), (0xc4, 0), (0xc8, 4), (0xd0, 3), (0xd0, 11), (0xdc, 2), (0xe4, 16), (0xe8, 1)]
+    {
+        let (mut unit, mut bus) = unit();
+        unit.write(&mut bus, at, Size::Double, 1 << bit);
+        assert_eq!(
+            unit.oracle().breaches().iter().map(|b| b.rule).collect::<Vec<_>>(),
+            [Rule::ReservedBit],
+            "{at:x} {bit}"
+        );
+    }
+    let (mut unit, mut bus) = unit();
+    unit.write(&mut bus, PQA, Size::Quad, 0x3f_ffff_f000 | 7);
+    assert_eq!(unit.read(&mut bus, PQA, Size::Quad), 0x3f_ffff_f007);
+    unit.write(&mut bus, PQA, Size::Quad, !0xff8);
+    assert_eq!(unit.read(&mut bus, PQA, Size::Quad), 0x3fff_ffff_f007, "46 bits of address");
+    assert!(unit.oracle().breaches().is_empty());
+}
+
 // --- Whatever comes.
 
 proptest! {
@@ -461,6 +645,7 @@ proptest! {
                 PageAnswer::Queued => prop_assert!(moved && answered == 0),
                 PageAnswer::Answered(code) => prop_assert!(!moved && answered == 1 && code <= 1 && request.last),
                 PageAnswer::Dropped => prop_assert!(!moved && answered == 0),
+                PageAnswer::Received => prop_assert!(false, "nothing is late here"),
             }
         }
         for at in (0..TestBus::END).step_by(4096).filter(|at| *at < base || *at - base >= size) {
