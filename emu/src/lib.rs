@@ -33,11 +33,13 @@ mod registers;
 mod request;
 mod state;
 mod story;
+#[cfg(test)]
+mod testing;
 mod translate;
 mod unit;
 
 pub use bus::{Bus, DeviceInvalidation, GroupResponse, Snoop};
-pub use caches::{Caches, Keep};
+pub use caches::{Cached, Caches, Context, Held, Keep, Leaf, PasidEntry, Rights, Stage, Table, Translation};
 pub use devices::{Alias, Answers, Ats, Form, Function, FunctionId, Kept, Manner, PasidCapability, Pri};
 pub use interrupts::{InterruptAnswer, InterruptRequest};
 pub use invalidation::{Invalidation, Pages};
