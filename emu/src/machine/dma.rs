@@ -346,8 +346,9 @@ impl<M: Memory> Machine<M> {
         let request = InterruptRequest { source, address: dma.address, data };
         match self.with(unit, |u, wires| u.interrupt(wires, &request)) {
             Some(InterruptAnswer::Blocked(reason)) => Err(Blocked::Interrupt(reason)),
-            Some(InterruptAnswer::Remapped(..) | InterruptAnswer::Posted(_)) => Ok(()),
-            Some(InterruptAnswer::Passed) | None => {
+            // The unit has sent on what there was to send.
+            Some(_) => Ok(()),
+            None => {
                 self.world.messages.push(Message { unit, address: dma.address, data });
                 Ok(())
             }

@@ -5,6 +5,8 @@
 
 mod coherence;
 mod dma;
+#[cfg(test)]
+mod tests;
 mod wires;
 
 pub use dma::{Blocked, Dma, Via};

@@ -114,8 +114,13 @@ impl<M: Memory> World<M> {
         loop {
             let mut word = old.to_le_bytes();
             word[start..start + bytes.len()].copy_from_slice(bytes);
-            match self.compare_exchange64(at, old, u64::from_le_bytes(word))? {
-                was if was == old => return Some(()),
+            let new = u64::from_le_bytes(word);
+            match self.memory.compare_exchange64(at, old, new)? {
+                was if was == old => {
+                    let mask = (u64::MAX >> (64 - 8 * bytes.len())) << (8 * start);
+                    self.coherence.wrote(at, mask, new);
+                    return Some(());
+                }
                 was => old = was,
             }
         }
