@@ -136,7 +136,7 @@ impl Unit {
         };
         let entry = match cached {
             Some(entry) => entry,
-            None => self.fetch_entry(bus, index)?,
+            None => self.fetch_interrupt(bus, index)?,
         };
         let answer = self.process(bus, request.source, entry);
         // Entries that fault are kept where the unit caches what is not present (6.4). The words say all about them, FPD too.
@@ -147,7 +147,7 @@ impl Unit {
     }
 
     /// Reads an entry, whole.
-    fn fetch_entry(&mut self, bus: &mut dyn Bus, index: u16) -> Result<Entry, Blocked> {
+    fn fetch_interrupt(&mut self, bus: &mut dyn Bus, index: u16) -> Result<Entry, Blocked> {
         let at = self.state.interrupts.checked_add(16 * u64::from(index)).filter(|&at| !above(at, self.profile.width));
         let Some(at) = at else { return Err(0x21.into()) };
         let snoop = if self.profile.coherent() { Snoop::Yes } else { Snoop::No };
