@@ -17,7 +17,9 @@ extern crate std;
 mod bus;
 mod caches;
 mod events;
+mod explain;
 mod faults;
+pub mod formats;
 mod interrupts;
 mod invalidation;
 mod memory;
@@ -38,6 +40,7 @@ mod unit;
 
 pub use bus::{Bus, DeviceInvalidation, GroupResponse, Snoop};
 pub use caches::{Cached, Caches, Context, Held, Keep, Leaf, PasidEntry, Rights, Stage, Table, Translation};
+pub use explain::{Explanation, Step, What, Words};
 pub use interrupts::{InterruptAnswer, InterruptRequest};
 pub use invalidation::{Invalidation, Pages};
 pub use memory::{Memory, Ram};

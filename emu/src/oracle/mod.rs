@@ -12,6 +12,8 @@ pub enum Rule {
     CommandOrder,
     /// A reserved bit was set in a register (11.1).
     ReservedBit,
+    /// A second-stage mapping under nesting is read-only, on a unit with erratum 772415.
+    ReadOnlyUnderNesting,
 }
 
 /// A rule was broken.
