@@ -26,6 +26,8 @@ pub enum Rule {
     /// A page-group response that no last request of a group in the queue asks for: never asked for, answered before, or of a
     /// code that is reserved (7.6).
     GroupResponse,
+    /// A second-stage mapping under nesting is read-only, on a unit with erratum 772415.
+    ReadOnlyUnderNesting,
 }
 
 /// A rule was broken.
