@@ -43,7 +43,7 @@ pub use caches::{Cached, Caches, Context, Held, Keep, Leaf, PasidEntry, Rights, 
 pub use devices::{Alias, Answers, Ats, Form, Function, FunctionId, Kept, Manner, PasidCapability, Pri};
 pub use interrupts::{InterruptAnswer, InterruptRequest};
 pub use invalidation::{Invalidation, Pages};
-pub use machine::{Blocked, Dma, Machine, Message, Via};
+pub use machine::{Blocked, Dma, Machine, Message, Probe, Probes, Seen, Sight, Via, When};
 pub use memory::{Memory, Ram};
 pub use oracle::{Breach, Oracle, Rule};
 pub use profile::Profile;
