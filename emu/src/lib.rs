@@ -14,8 +14,10 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod adversary;
 mod bus;
 mod caches;
+mod command;
 mod devices;
 mod events;
 mod faults;
@@ -24,6 +26,7 @@ mod invalidation;
 mod machine;
 mod memory;
 mod oracle;
+mod pace;
 mod page_requests;
 mod profile;
 mod queue;
@@ -38,6 +41,7 @@ mod testing;
 mod translate;
 mod unit;
 
+pub use adversary::Adversary;
 pub use bus::{Bus, DeviceInvalidation, GroupResponse, Snoop};
 pub use caches::{Cached, Caches, Context, Held, Keep, Leaf, PasidEntry, Rights, Stage, Table, Translation};
 pub use devices::{Alias, Answers, Ats, Form, Function, FunctionId, Kept, Manner, PasidCapability, Pri};
@@ -46,7 +50,8 @@ pub use invalidation::{Invalidation, Pages};
 pub use machine::{Blocked, Dma, Machine, Message, Probe, Probes, Seen, Sight, Via, When};
 pub use memory::{Memory, Ram};
 pub use oracle::{Breach, Oracle, Rule};
-pub use profile::Profile;
+pub use pace::Pace;
+pub use profile::{Profile, Qemu};
 pub use random::Random;
 pub use reason::{Completion, Reason};
 pub use request::{Access, Answer, Fault, Kind, PageAnswer, PageRequest, Pasid, Passed, Request, SourceId, Translated};
