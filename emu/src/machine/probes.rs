@@ -159,7 +159,7 @@ impl<M: Memory> Machine<M> {
             privileged: probe.privileged && probe.pasid.is_some(),
             ..Request::new(source, probe.access, probe.address)
         };
-        self.with(unit, |u, wires| u.request(wires, &request)).filter(|_| probe.real)
+        self.with(unit, |u, wires| if probe.real { u.request(wires, &request) } else { u.look(wires, &request) })
     }
 }
 
