@@ -1,0 +1,36 @@
+//! The forms of the unit that are compared.
+
+
+/// Which tables a form translates with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Tables {
+    Legacy,
+    SecondStage,
+    FirstStage,
+}
+
+/// A form of the unit.
+#[derive(Debug)]
+pub struct Form {
+    /// Also the machine's name.
+    pub name: &'static str,
+    pub tables: Tables,
+    /// Address bits of memory and of the widest second-stage tables.
+    pub width: u8,
+}
+
+pub static FORMS: &[Form] = &[
+    Form { name: "legacy", tables: Tables::Legacy, width: 48 },
+    Form { name: "legacy-39", tables: Tables::Legacy, width: 39 },
+    Form { name: "caching", tables: Tables::Legacy, width: 48 },
+    Form { name: "second-stage", tables: Tables::SecondStage, width: 48 },
+    Form { name: "first-stage", tables: Tables::FirstStage, width: 48 },
+];
+
+/// What QEMU says of its unit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Capabilities {
+    pub version: u32,
+    pub cap: u64,
+    pub ecap: u64,
+}
