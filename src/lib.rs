@@ -41,6 +41,8 @@ pub use device::registry::Owner;
 pub use driver::{BringUp, FirmwareReport, Service, UnitReport, Vtd};
 pub use host::address::{DeviceId, Gpa, Hpa, INTERRUPT_RANGE, Iova, Nanos, PAGE, Pasid, Range, SourceId, UnitId};
 pub use host::error::{Class, Error, ErrorKind, Field, MapError, MapWhy, Need, State, Step};
+#[cfg(feature = "observe")]
+pub use host::observe::{Store, observe};
 pub use host::platform::{Event, Identity, Message, Mmio, Platform, PlatformError, Registers};
 pub use space::domain::{Deferred, Domain, Edit, FlushMode, Strict};
 pub use space::flush::Flushed;

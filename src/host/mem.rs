@@ -5,6 +5,7 @@
 
 use super::address::Hpa;
 use super::error::ErrorKind;
+use super::observe::announce;
 use super::platform::Platform;
 use super::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 use alloc::alloc::{Layout, alloc as heap_alloc, dealloc};
@@ -17,20 +18,20 @@ pub(crate) const WORDS: usize = 512;
 
 /// Stores a word that hardware may read: a single aligned 64-bit store, after everything stored before it.
 ///
-/// Every such store of the driver goes through here or through [`store_pair`].
+/// Every such store of the driver goes through here, [`exchange`] or [`store_pair`], and is announced to who observes it.
 #[inline(always)]
 fn store(at: &AtomicU64, v: u64) {
+    let announced = announce([at], [v]);
     at.store(v, Ordering::Release);
-    #[cfg(test)]
-    super::testing::stored(at.as_ptr() as u64, v);
+    announced.done();
 }
 
 /// The same where hardware may be writing accessed and dirty bits: stores only over `old`, else says what is there.
 #[inline(always)]
 fn exchange(at: &AtomicU64, old: u64, new: u64) -> Result<(), u64> {
+    let announced = announce([at], [new]);
     at.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire)?;
-    #[cfg(test)]
-    super::testing::stored(at.as_ptr() as u64, new);
+    announced.done();
     Ok(())
 }
 
@@ -130,8 +131,13 @@ impl Frames {
     /// Replaces the pair of words `i`, `i + 1` (`i` even) in one 128-bit store, so that hardware sees both or neither.
     pub(crate) fn set_pair(&self, i: usize, lo: u64, hi: u64) {
         if i.is_multiple_of(2) && i + 1 < self.len() {
+            let pair = self.words().get(i).zip(self.words().get(i + 1));
+            let announced = pair.map(|(a, b)| announce([a, b], [lo, hi]));
             // SAFETY: in bounds, and aligned to 16 because `i` is even and frames are aligned to pages.
             unsafe { store_pair(self.at.as_ptr().add(i), lo, hi) }
+            if let Some(a) = announced {
+                a.done();
+            }
         }
     }
 

@@ -6,6 +6,7 @@ pub mod error;
 pub(crate) mod grow;
 #[allow(unsafe_code, reason = "design rule 9: owned memory and the store primitive")]
 pub(crate) mod mem;
+pub(crate) mod observe;
 #[allow(unsafe_code, reason = "design rule 9: the contract of the host")]
 pub mod platform;
 pub(crate) mod sync;

@@ -3,6 +3,7 @@
 //! with a hook for writes.
 
 use super::address::{DeviceId, Hpa, Nanos, UnitId};
+use super::observe::{Store, observe};
 use super::platform::{Event, Identity, Message, Platform, PlatformError, Registers};
 use core::cell::{Cell, RefCell};
 use core::ptr::NonNull;
@@ -16,33 +17,45 @@ use std::vec::Vec;
 /// Words that memory holds until a flush: two bits that every format reads as present, and an address of nobody.
 pub(crate) const GARBAGE: u64 = 0x000f_dead_beef_d003;
 
-type OnStore = Box<dyn FnMut(u64, u64)>;
+type OnStore = Box<dyn FnMut(&Store<'_>)>;
 
 std::thread_local! {
     static WATCHED: Cell<bool> = const { Cell::new(false) };
     static WATCHER: RefCell<Option<OnStore>> = const { RefCell::new(None) };
 }
 
-/// Called by the store primitive of `mem` after each store of this thread: where, and what.
-#[inline(always)]
-pub(crate) fn stored(at: u64, v: u64) {
+/// Tells this thread's watcher of a store.
+fn stored(store: &Store<'_>) {
     if WATCHED.with(Cell::get) {
         WATCHER.with(|w| {
             if let Some(f) = w.borrow_mut().as_mut() {
-                f(at, v);
+                f(store);
             }
         });
     }
 }
 
-/// Runs `body` with `watcher` called after every store that hardware may see. The watcher must not store.
-pub(crate) fn watch<R>(watcher: impl FnMut(u64, u64) + 'static, body: impl FnOnce() -> R) -> R {
+/// Runs `body` with `watcher` called around every store that hardware may see. The watcher must not store.
+pub(crate) fn watch_stores<R>(watcher: impl FnMut(&Store<'_>) + 'static, body: impl FnOnce() -> R) -> R {
+    observe(stored);
     WATCHER.with(|w| *w.borrow_mut() = Some(Box::new(watcher)));
     WATCHED.with(|w| w.set(true));
     let r = body();
     WATCHED.with(|w| w.set(false));
     WATCHER.with(|w| *w.borrow_mut() = None);
     r
+}
+
+/// The same, called once after each store.
+pub(crate) fn watch<R>(mut watcher: impl FnMut() + 'static, body: impl FnOnce() -> R) -> R {
+    watch_stores(
+        move |s| {
+            if s.done {
+                watcher()
+            }
+        },
+        body,
+    )
 }
 
 /// What the host was asked for.

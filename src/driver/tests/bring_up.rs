@@ -32,7 +32,7 @@ fn devices_with_reserved_regions_are_mapped_before_translation_is_on_and_no_othe
     for n in 1..=2 {
         let (host, units, dmar) = with_region(&[(CAP, ECAP); 2][..n]);
         let regs: std::vec::Vec<_> = units.iter().map(|u| u.regs.clone()).collect();
-        let stored = move |_, _| assert!(regs.iter().all(|r| r.get32(at::GSTS) & TE == 0), "a store after translation");
+        let stored = move || assert!(regs.iter().all(|r| r.get32(at::GSTS) & TE == 0), "a store after translation");
         let m = watch(stored, || Machine::with(host, units, &dmar, Config::default()));
         let report = m.report.as_ref().unwrap();
         assert_eq!(report.firmware.len(), 1);

@@ -1,6 +1,7 @@
 //! Frames and counted pointers. The tree is tested with the page tables that it is for (`space::paging`).
 
-use super::super::testing::Host;
+use super::super::observe::Store;
+use super::super::testing::{Host, watch_stores};
 use super::*;
 use core::hint::black_box;
 
@@ -39,4 +40,37 @@ fn a_shared_value_is_taken_by_its_last_handle_only_and_put_back() {
     assert_eq!(std::sync::Arc::strong_count(&again), 2);
     drop(again);
     assert_eq!(std::sync::Arc::strong_count(&count), 1);
+}
+
+#[test]
+fn every_store_is_announced_and_a_pair_is_one_store() {
+    let host = Host::new();
+    let f = Frames::alloc(&host, 0, None).unwrap();
+    let told = std::rc::Rc::new(std::cell::RefCell::new(std::vec::Vec::new()));
+    let (keep, base) = (told.clone(), f.at.as_ptr() as usize);
+    let look = move |s: &Store<'_>| {
+        // SAFETY: the frame is live, and the words are reached as atomics.
+        let there = |i| unsafe { AtomicU64::from_ptr((s.at + 8 * i) as *mut u64) }.load(Ordering::Relaxed);
+        let stands = if s.done { s.new } else { s.old };
+        assert!(stands.iter().enumerate().all(|(i, v)| there(i) == *v));
+        keep.borrow_mut().push(((s.at - base) / 8, s.old.to_vec(), s.new.to_vec(), s.done));
+    };
+    watch_stores(look, || {
+        f.set(5, 1);
+        f.set_pair(6, 2, 3);
+        assert_eq!(exchange(&f.words()[5], 9, 4), Err(1));
+        assert_eq!(exchange(&f.words()[5], 1, 4), Ok(()));
+        store_run(&f.words()[8..10], 10, 5);
+    });
+    let step = |i: usize, old: &[u64], new: &[u64], done| (i, old.to_vec(), new.to_vec(), done);
+    let both = |i, old, new| [step(i, old, new, false), step(i, old, new, true)];
+    let mut wanted = std::vec::Vec::from(both(5, &[0], &[1]));
+    wanted.extend(both(6, &[0, 0], &[2, 3]));
+    // One that was given up.
+    wanted.push(step(5, &[1], &[4], false));
+    wanted.extend(both(5, &[1], &[4]));
+    wanted.extend(both(8, &[0], &[10]));
+    wanted.extend(both(9, &[0], &[15]));
+    assert_eq!(*told.borrow(), wanted);
+    f.free(&host);
 }

@@ -389,7 +389,7 @@ fn watched(b: &mut Bench, probes: Vec<u64>, coherent: bool, body: impl FnOnce(&m
     let (host, root, levels, random) = (b.host.clone(), b.root(), b.levels, b.random.clone());
     let w = Rc::new(RefCell::new(Watch { host, root, levels, random, coherent, probes, seen, stores: 0 }));
     let inner = w.clone();
-    watch(move |_, _| inner.borrow_mut().look(), || body(b));
+    watch(move || inner.borrow_mut().look(), || body(b));
     Rc::into_inner(w).unwrap().into_inner()
 }
 
