@@ -25,7 +25,7 @@ pub enum Command {
     /// Say what is there, what is missing and what would be fetched
     Doctor,
     Dmar(crate::dmar::Args),
-    Differential,
+    Differential(crate::differential::Args),
 }
 
 #[derive(Args)]

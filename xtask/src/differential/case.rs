@@ -57,8 +57,6 @@ pub enum Part {
     PasidEntry,
     /// An entry of a table of this stage and level; 1 is the level of 4 KiB pages.
     Entry(u8, u8),
-    Queue,
-    Status,
 }
 
 /// A remark on a word.

@@ -156,7 +156,7 @@ impl Side {
 pub fn run(case: &Case, profile: &Profile) -> Run {
     let mut unit = Unit::new(profile.clone(), case.seed ^ case.number).with_pace(Pace::at_once());
     if case.forgetful {
-        unit.set_keep(Keep::Nothing);
+        unit.set_caching(Keep::Nothing, None);
     }
     let memory = Memory { written: case.memory.iter().copied().collect(), strayed: false };
     let buffer = [u64::from_ne_bytes([BUFFER; 8]); 512];

@@ -38,9 +38,11 @@ pub fn case(form: &'static Form, seed: u64, number: u64) -> Case {
         slot: 0,
         stale: false,
     };
+    // QEMU says for ever that a root was taken over, once one was.
+    maker.command(SRTP);
     match maker.random.below(100) {
-        0..78 => maker.tables(),
-        78..92 => maker.queue(),
+        0..78 if std::env::var_os("NOTABLES").is_none() => maker.tables(),
+        0..92 => maker.queue(),
         _ => maker.registers(),
     }
     maker.steps.push(Step::Memory);

@@ -141,7 +141,6 @@ impl Maker {
                 Part::PasidEntry => PASID_ENTRY,
                 Part::Entry(1, _) => FIRST,
                 Part::Entry(..) => SECOND,
-                Part::Queue | Part::Status => continue,
             };
             let allowed: Vec<&Mutation> = list.iter().filter(|mutation| self.allows(mutation, scalable)).collect();
             let Some(mutation) = allowed.get(self.random.below(allowed.len() as u64) as usize) else { continue };

@@ -182,11 +182,13 @@ impl Maker {
             3 => descriptor[1] = descriptor[1] & !0x3f | self.random.below(64),
             // A status address that is nothing.
             4 => {
-                let at = STATUS + self.random.below(8) | self.random.below(2) << 33;
+                let hole = u64::from(self.deviant && self.random.percent(50));
+                let at = STATUS + self.random.below(8) | hole << 33;
                 descriptor = [WAIT | STATUS_WRITE, at, 0, 0];
             }
             5 => {
-                let flags = self.random.below(8) << 4;
+                let least = u64::from(!self.deviant);
+                let flags = (least + self.random.below(8 - least)) << 4;
                 descriptor = [WAIT | flags | self.random.bits() << 32, STATUS, 0, 0];
             }
             // A device's translations.
@@ -248,6 +250,9 @@ impl Maker {
         let Some(queue) = begin else { return };
         self.queue = Some(queue);
         self.put(&vec![[WAIT | FENCE, 0, 0, 0]; count]);
+        // Cleared first, an error that the tail made would come back.
+        let tail = self.queue.map_or(0, |queue| queue.tail);
+        self.write(IQT, Quad, tail);
         self.write(FSTS, Double, IQE);
         self.submit(&[]);
     }
