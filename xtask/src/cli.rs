@@ -26,6 +26,7 @@ pub enum Command {
     Doctor,
     Dmar(crate::dmar::Args),
     Differential(crate::differential::Args),
+    Mutants(crate::mutants::Args),
 }
 
 #[derive(Args)]

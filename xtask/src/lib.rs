@@ -11,6 +11,7 @@ pub mod filter;
 pub mod guest;
 pub mod kernel;
 pub mod machines;
+pub mod mutants;
 pub mod places;
 pub mod protocol;
 pub mod run;

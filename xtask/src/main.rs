@@ -10,6 +10,7 @@ fn main() -> ExitCode {
         Command::Doctor => xtask::doctor::run(),
         Command::Dmar(args) => xtask::dmar::run(&args),
         Command::Differential(args) => xtask::differential::run(&args),
+        Command::Mutants(args) => xtask::mutants::run(&args),
         Command::Test(args) => xtask::test::run(&args),
     };
     answer.unwrap_or_else(|error| {
