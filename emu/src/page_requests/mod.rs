@@ -242,18 +242,4 @@ impl Unit {
             },
         );
     }
-
-    /// What the tables say about a page request.
-    fn check_page_request(&mut self, _bus: &mut dyn Bus, _request: &PageRequest) -> Result<PageRequestTarget, Fault> {
-        let code = match self.state.mode {
-            crate::state::Mode::Legacy => 0x32,
-            crate::state::Mode::Abort => 0x33,
-            _ => 0x30,
-        };
-        Err(Fault {
-            reason: crate::reason::Reason(code),
-            completion: crate::reason::Completion::InvalidRequest,
-            recordable: true,
-        })
-    }
 }
