@@ -1,4 +1,5 @@
-//! Event registers: control, data, address, upper address of one of the unit's own interrupts (11.4.8, 11.4.10, 11.4.12).
+//! Event registers: control, data, address, upper address of one of the unit's own interrupts (6.5.2.10, 7.3, 7.5.3; 11.4.7,
+//! 11.4.9, 11.4.11). They are never remapped.
 
 use crate::bus::Bus;
 
@@ -56,6 +57,13 @@ impl Event {
     /// Software has seen to the condition while the interrupt was held back.
     pub(crate) fn settle(&mut self) {
         self.pending = false;
+    }
+
+    /// An interrupt for nothing.
+    pub(crate) fn send_unmasked(&self, bus: &mut dyn Bus) {
+        if !self.masked {
+            self.send(bus);
+        }
     }
 
     fn send(&self, bus: &mut dyn Bus) {

@@ -1,6 +1,8 @@
 //! What an invalidation asks the caches to forget, whether it came as a descriptor or through a register (6.5).
 
+use crate::bus::Bus;
 use crate::request::{Pasid, SourceId};
+use crate::unit::Unit;
 
 /// A range of pages of a page-selective invalidation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,4 +55,16 @@ pub enum Invalidation {
     HostPermissions,
     /// Everything that SRTP with CAP.ESRTPS, or TE 1 to 0 on units with scalable mode, drops (6.6, 11.4.4).
     Everything,
+}
+
+impl Unit {
+    /// An invalidation that software asked for, or that a command brings, takes effect. Units that need write buffers flushed
+    /// do that first (6.8).
+    pub(crate) fn invalidate(&mut self, bus: &mut dyn Bus, what: Invalidation) {
+        if self.profile.rwbf() {
+            bus.flush_write_buffers();
+        }
+        self.commands.forgot(&what, self.state.mode);
+        self.forget(what);
+    }
 }

@@ -14,14 +14,17 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod adversary;
 mod bus;
 mod caches;
+mod command;
 mod events;
 mod faults;
 mod interrupts;
 mod invalidation;
 mod memory;
 mod oracle;
+mod pace;
 mod page_requests;
 mod profile;
 mod queue;
@@ -36,13 +39,15 @@ mod testing;
 mod translate;
 mod unit;
 
+pub use adversary::Adversary;
 pub use bus::{Bus, DeviceInvalidation, GroupResponse, Snoop};
 pub use caches::{Cached, Caches, Context, Held, Keep, Leaf, PasidEntry, Rights, Stage, Table, Translation};
 pub use interrupts::{InterruptAnswer, InterruptRequest};
 pub use invalidation::{Invalidation, Pages};
 pub use memory::{Memory, Ram};
 pub use oracle::{Breach, Oracle, Rule};
-pub use profile::Profile;
+pub use pace::Pace;
+pub use profile::{Profile, Qemu};
 pub use random::Random;
 pub use reason::{Completion, Reason};
 pub use request::{Access, Answer, Fault, Kind, PageAnswer, PageRequest, Pasid, Passed, Request, SourceId, Translated};

@@ -1,4 +1,8 @@
-//! Which unit it is: version, capabilities, and what the capability registers leave open.
+//! Which unit it is: version, capabilities (11.4.1 to 11.4.3), and what the capability registers leave open.
+
+mod shipped;
+
+pub use shipped::Qemu;
 
 /// A unit's make. Everything is public: start from one of the shipped profiles and change what the test is about.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -18,6 +22,49 @@ pub struct Profile {
     pub strict_aw: bool,
     /// Sapphire Rapids' erratum 772415: read-only second-stage mappings misbehave under nesting.
     pub erratum_772415: bool,
+    /// IQERCD says why (11.4.9.9); units older than that register leave it 0.
+    pub error_record: bool,
+    /// A fault of a source that has one pending already is dropped (7.2.1).
+    pub compression: bool,
+    /// Protected memory is closed to requests that remapping translates, too (11.4.8.1). Units of major version 2 and up
+    /// always do that; of the others those since Skylake.
+    pub protects_remapped: bool,
+    /// Protected regions begin and end at multiples of 2 to this (11.4.8.2).
+    pub region_bits: u8,
+    /// MTRRCAP (11.4.12.1), where ECAP.MTS is set.
+    pub mtrr_cap: u64,
+}
+
+impl Profile {
+    /// The same with bits of CAP set and cleared.
+    pub fn with_cap(self, set: u64, clear: u64) -> Self {
+        Profile { cap: self.cap & !clear | set, ..self }
+    }
+    /// The same with bits of ECAP set and cleared.
+    pub fn with_ecap(self, set: u64, clear: u64) -> Self {
+        Profile { ecap: self.ecap & !clear | set, ..self }
+    }
+    /// The host address width as a mask.
+    pub(crate) fn addresses(&self) -> u64 {
+        below(self.width.into())
+    }
+    /// Whether requests that remapping translates are kept out of protected memory (11.4.8.1).
+    pub(crate) fn protects_all(&self) -> bool {
+        self.major() >= 2 || self.protects_remapped
+    }
+    /// Address bits of the widest tables that it walks: FRCD.FI has no others (11.4.7.6).
+    pub(crate) fn agaw(&self) -> u32 {
+        match (self.sagaw(), self.fsts(), self.fs5lp()) {
+            (8.., ..) | (_, true, true) => 57,
+            (4.., ..) | (_, true, _) => 48,
+            _ => 39,
+        }
+    }
+}
+
+/// The bits below bit `n`.
+pub(crate) fn below(n: u32) -> u64 {
+    1u64.checked_shl(n).map_or(u64::MAX, |bit| bit - 1)
 }
 
 /// The fields of CAP and ECAP (11.4.2, 11.4.3).
@@ -241,6 +288,14 @@ impl Profile {
     /// ECAP.SMS.
     pub fn sms(&self) -> bool {
         self.ecap >> 58 & 1 != 0
+    }
+    /// ECAP.HPT1GPS.
+    pub fn hpt1gps(&self) -> bool {
+        self.ecap >> 59 & 1 != 0
+    }
+    /// ECAP.RDTS.
+    pub fn rdts(&self) -> bool {
+        self.ecap >> 60 & 1 != 0
     }
     /// ECAP.EIMER.
     pub fn eimer(&self) -> bool {

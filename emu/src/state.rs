@@ -1,6 +1,6 @@
 //! What commands have latched: what a unit goes by, whatever its registers say now (11.4.4).
 
-/// RTADDR.TTM: which tables the root pointer leads to (11.4.6).
+/// RTADDR.TTM: which tables the root pointer leads to (11.4.5).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Mode {
     /// 00.
@@ -35,6 +35,18 @@ pub struct State {
     pub extended: bool,
     /// CFIS: interrupts of compatibility format pass.
     pub compatible: bool,
-    /// PMEN.PRS with the ranges [first, last] that block DMA (11.4.9): low, high.
+    /// PMEN.PRS with the ranges [first, last] that block DMA (11.4.8): low, high.
     pub protected: [Option<(u64, u64)>; 2],
+}
+
+impl Mode {
+    /// The mode that a value of RTADDR asks for.
+    pub(crate) fn of(rtaddr: u64) -> Self {
+        match rtaddr >> 10 & 3 {
+            0 => Mode::Legacy,
+            1 => Mode::Scalable,
+            2 => Mode::Reserved,
+            _ => Mode::Abort,
+        }
+    }
 }

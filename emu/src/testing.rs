@@ -2,7 +2,11 @@
 
 use crate::bus::{Bus, DeviceInvalidation, GroupResponse, Snoop};
 use crate::memory::{Memory, Ram};
+use crate::oracle::Rule;
+use crate::pace::Pace;
+use crate::profile::Profile;
 use crate::request::SourceId;
+use crate::unit::{Size, Unit};
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
@@ -74,5 +78,71 @@ impl Bus for TestBus {
     }
     fn respond(&mut self, response: GroupResponse) {
         self.responses.push(response);
+    }
+}
+
+/// A unit on a test bus.
+#[derive(Debug)]
+pub(crate) struct Rig {
+    pub(crate) unit: Unit,
+    pub(crate) bus: TestBus,
+    /// Breaches that the test has dealt with.
+    seen: usize,
+}
+
+pub(crate) const GCMD: u32 = 0x18;
+pub(crate) const GSTS: u32 = 0x1c;
+pub(crate) const RTADDR: u32 = 0x20;
+pub(crate) const FSTS: u32 = 0x34;
+pub(crate) const FECTL: u32 = 0x38;
+pub(crate) const IQH: u32 = 0x80;
+pub(crate) const IQT: u32 = 0x88;
+pub(crate) const IQA: u32 = 0x90;
+pub(crate) const IRTA: u32 = 0xb8;
+
+impl Rig {
+    pub(crate) fn new(profile: Profile, pace: Pace) -> Self {
+        Rig { unit: Unit::new(profile, 1).with_pace(pace), bus: TestBus::new(), seen: 0 }
+    }
+    pub(crate) fn r32(&mut self, at: u32) -> u32 {
+        self.unit.read(&mut self.bus, at, Size::Double) as u32
+    }
+    pub(crate) fn r64(&mut self, at: u32) -> u64 {
+        self.unit.read(&mut self.bus, at, Size::Quad)
+    }
+    pub(crate) fn w32(&mut self, at: u32, v: u32) {
+        self.unit.write(&mut self.bus, at, Size::Double, v.into());
+    }
+    pub(crate) fn w64(&mut self, at: u32, v: u64) {
+        self.unit.write(&mut self.bus, at, Size::Quad, v);
+    }
+    pub(crate) fn step(&mut self, n: u32, nanoseconds: u64) {
+        self.unit.step(&mut self.bus, n, nanoseconds);
+    }
+    /// Gives one command as the specification says (11.4.4.1), without waiting.
+    pub(crate) fn submit(&mut self, bit: u32, set: bool) {
+        let levels = self.r32(GSTS) & 0x96ff_ffff;
+        self.w32(GCMD, if set { levels | bit } else { levels & !bit });
+    }
+    /// The same, and waits for GSTS to say that it is done.
+    pub(crate) fn command(&mut self, bit: u32, set: bool) {
+        self.submit(bit, set);
+        assert!((0..100).any(|_| (self.r32(GSTS) & bit != 0) == (set && bit != crate::command::WBF)), "{bit:#x} hangs");
+    }
+    /// Nothing more was broken.
+    pub(crate) fn clean(&self) {
+        let new = &self.unit.oracle().breaches()[self.seen..];
+        assert!(new.is_empty(), "{new:?}");
+    }
+    /// This rule was broken, in so many words, and nothing else since the last look.
+    pub(crate) fn broke(&mut self, rule: Rule, what: &str) {
+        let new = &self.unit.oracle().breaches()[self.seen..];
+        let told: Vec<_> = new.iter().map(|b| (b.rule, b.what.as_str())).collect();
+        assert!(told.len() == 1 && told[0].0 == rule && told[0].1.contains(what), "{told:?}");
+        self.seen += 1;
+    }
+    /// What was broken so far is of no interest.
+    pub(crate) fn forgive(&mut self) {
+        self.seen = self.unit.oracle().breaches().len();
     }
 }

@@ -10,8 +10,17 @@ use alloc::vec::Vec;
 pub enum Rule {
     /// A command or register write came before what it needs, or while it was not allowed (11.4.4).
     CommandOrder,
-    /// A reserved bit was set in a register (11.1).
+    /// A reserved bit was set in a register, or a reserved value (11.2).
     ReservedBit,
+    /// A register was accessed in a size that it does not have (11.2).
+    AccessSize,
+    /// Remapping was enabled after SRTP or SIRTP without the global invalidations that units without ESRTPS or ESIRTPS need
+    /// (6.6, 6.7).
+    GlobalInvalidation,
+    /// The tail of the invalidation queue went past its head (6.5.2).
+    QueueOverrun,
+    /// A wait descriptor's status goes where there is no memory, or to the interrupt range (6.5.2.9).
+    StatusAddress,
 }
 
 /// A rule was broken.
