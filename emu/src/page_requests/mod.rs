@@ -1,0 +1,259 @@
+//! Page requests (7.4 to 7.7, 11.4.11): the queue that software reads, its registers and event, overflow, and what the unit
+//! answers itself.
+
+use crate::bus::{Bus, GroupResponse};
+use crate::caches::Stage;
+use crate::events::Event;
+use crate::faults::{Record, RecordKind};
+use crate::invalidation::{Invalidation, Pages};
+use crate::request::{Fault, PageAnswer, PageRequest, Pasid};
+use crate::story::Happening;
+use crate::unit::Unit;
+
+/// Response codes (Table 32).
+const SUCCESS: u8 = 0;
+const INVALID: u8 = 1;
+
+/// Bytes of a page-request descriptor.
+const DESCRIPTOR: u32 = 32;
+/// The bits that PQH and PQT have.
+const OFFSET: u32 = 0x7_ffe0;
+/// PRS.PPR.
+const PENDING: u32 = 1;
+/// PRS.PRO.
+const OVERFLOW: u32 = 2;
+
+/// What the tables say about a page request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct PageRequestTarget {
+    /// DID of the PASID entry.
+    pub(crate) domain: u16,
+    /// The PASID, RID_PASID for requests without one.
+    pub(crate) pasid: Pasid,
+    /// PGTT of the PASID entry.
+    pub(crate) stage: Stage,
+}
+
+/// The page-request queue's registers.
+#[derive(Clone, Debug)]
+pub(crate) struct PageRequests {
+    /// PQH and PQT: byte offsets.
+    head: u32,
+    tail: u32,
+    /// PQA, base and PQS.
+    address: u64,
+    /// PRS.
+    pending: bool,
+    overflow: bool,
+    event: Event,
+}
+
+impl Default for PageRequests {
+    fn default() -> Self {
+        PageRequests { head: 0, tail: 0, address: 0, pending: false, overflow: false, event: Event::new() }
+    }
+}
+
+impl PageRequests {
+    /// Reads 32 bits of PQH to PEUADDR (0xc0 to 0xef). A 64-bit read is the two reads, low half first.
+    pub(crate) fn read(&self, at: u32) -> u32 {
+        match at {
+            0xc0 => self.head,
+            0xc8 => self.tail,
+            0xd0 => self.address as u32,
+            0xd4 => (self.address >> 32) as u32,
+            0xdc => u32::from(self.pending) | (u32::from(self.overflow) << 1),
+            0xe0..=0xef => self.event.read((at - 0xe0) / 4),
+            _ => 0,
+        }
+    }
+
+    /// Writes them. Every half of a 64-bit register takes effect when it is written; no command latches PQA.
+    pub(crate) fn write(&mut self, bus: &mut dyn Bus, at: u32, v: u32) {
+        match at {
+            0xc0 => self.head = v & OFFSET,
+            0xc8 => self.tail = v & OFFSET,
+            0xd0 => self.address = self.address & !0xffff_ffff | u64::from(v & 0xffff_f007),
+            0xd4 => self.address = self.address & 0xffff_ffff | u64::from(v) << 32,
+            0xdc => {
+                self.pending &= v & PENDING == 0;
+                self.overflow &= v & OVERFLOW == 0;
+                if !self.waits() {
+                    self.event.settle();
+                }
+            }
+            0xe0..=0xef => self.event.write(bus, (at - 0xe0) / 4, v),
+            _ => (),
+        }
+    }
+
+    /// Whether software has something to see to: then nothing more interrupts it.
+    fn waits(&self) -> bool {
+        self.pending || self.overflow
+    }
+
+    /// What `offset` wraps at: the queue's size in bytes.
+    fn wrap(&self, offset: u32) -> u32 {
+        offset & ((4096 << (self.address & 7)) - 1)
+    }
+
+    /// One place is always left empty.
+    fn full(&self) -> bool {
+        self.wrap(self.tail.wrapping_add(DESCRIPTOR)) == self.head
+    }
+
+    /// Writes a descriptor where the tail stands; `None`: there is no memory.
+    fn push(&mut self, bus: &mut dyn Bus, request: &PageRequest) -> Option<()> {
+        let base = self.address & !0xfff;
+        let at = base.checked_add(u64::from(self.wrap(self.tail)))?;
+        for (word, at) in descriptor(request).into_iter().zip((at..).step_by(8)) {
+            bus.write64(at, word)?;
+        }
+        self.tail = self.wrap(self.tail.wrapping_add(DESCRIPTOR));
+        Some(())
+    }
+}
+
+/// The page-request descriptor (7.4.1.1). What it leaves undefined, the PASID of requests without one and the group of
+/// requests that want nothing, is all ones: who relies on it is to notice.
+fn descriptor(request: &PageRequest) -> [u64; 4] {
+    let pasid = request.pasid.unwrap_or(0xf_ffff) & 0xf_ffff;
+    let prefix = request.pasid.is_some();
+    let group = if request.read || request.write { request.group & 0x1ff } else { 0x1ff };
+    let low = 1
+        | u64::from(prefix) << 8
+        | u64::from(request.source) << 16
+        | u64::from(pasid) << 32
+        | u64::from(prefix && request.execute) << 52
+        | u64::from(prefix && request.privileged) << 53;
+    let high = u64::from(request.read)
+        | u64::from(request.write) << 1
+        | u64::from(request.last) << 2
+        | u64::from(group) << 3
+        | request.address & !0xfff;
+    [low, high, 0, 0]
+}
+
+/// A stop marker: the function has sent all its requests for a PASID (11.4.3, SMS).
+fn stop_marker(request: &PageRequest) -> bool {
+    request.pasid.is_some() && request.last && !request.read && !request.write
+}
+
+impl Unit {
+    /// A page request of a device. An answer of the unit's own also goes out through [`Bus::respond`].
+    ///
+    /// Units that know no page requests, or do not translate, drop it like any message that they do not support.
+    pub fn page_request(&mut self, bus: &mut dyn Bus, request: &PageRequest) -> PageAnswer {
+        if !self.profile.prs() || !self.state.translation {
+            return PageAnswer::Dropped;
+        }
+        let target = self.check_page_request(bus, request);
+        self.admit_page_request(bus, request, target)
+    }
+
+    /// Goes on with a page request once the tables have been asked (7.4.1). Their faults come first: hardware finds out about
+    /// the queue when it is about to write to it.
+    fn admit_page_request(
+        &mut self,
+        bus: &mut dyn Bus,
+        request: &PageRequest,
+        target: Result<PageRequestTarget, Fault>,
+    ) -> PageAnswer {
+        let reason = target.as_ref().err().map(|fault| fault.reason);
+        self.tell(Happening::Asked(request.source, request.pasid, request.address, reason));
+        // A unit that knows stop markers says nothing about one that it cannot queue. For others that is undefined: here they
+        // take it for a request.
+        let silent = self.profile.sms() && stop_marker(request);
+        let code = match target {
+            Ok(target) => match self.queue_page_request(bus, request, target, silent) {
+                Ok(()) => return PageAnswer::Queued,
+                Err(code) => code,
+            },
+            Err(fault) => {
+                if fault.recordable && !silent {
+                    self.record_page_request(bus, request, &fault);
+                }
+                INVALID
+            }
+        };
+        if !request.last || silent {
+            return PageAnswer::Dropped;
+        }
+        bus.respond(GroupResponse { source: request.source, pasid: request.pasid, group: request.group, code });
+        PageAnswer::Answered(code)
+    }
+
+    /// Writes a request to the queue, or says what to answer the last one of a group with.
+    fn queue_page_request(
+        &mut self,
+        bus: &mut dyn Bus,
+        request: &PageRequest,
+        target: PageRequestTarget,
+        silent: bool,
+    ) -> Result<(), u8> {
+        if self.page_requests.overflow {
+            return Err(SUCCESS);
+        }
+        let quiet = !self.page_requests.waits();
+        if self.page_requests.full() {
+            if !silent {
+                self.page_requests.overflow = true;
+                if quiet {
+                    self.page_requests.event.raise(bus);
+                }
+            }
+            return Err(SUCCESS);
+        }
+        self.invalidate_for(request.address, target);
+        // Where there is no memory, the request has failed before it stood in the queue (note to Table 30); no reason is
+        // defined for that, so none is recorded.
+        self.page_requests.push(bus, request).ok_or(INVALID)?;
+        self.page_requests.pending = true;
+        if quiet {
+            self.page_requests.event.raise(bus);
+        }
+        Ok(())
+    }
+
+    /// The invalidation that a page request implies (6.5.3.1, Table 27).
+    fn invalidate_for(&mut self, address: u64, target: PageRequestTarget) {
+        let PageRequestTarget { domain, pasid, stage } = target;
+        let page = Pages { address: address & !0xfff, order: 0, leaf_only: false };
+        let what = match stage {
+            Stage::First => Invalidation::PasidIotlbPages(domain, pasid, page),
+            Stage::Second | Stage::PassThrough => Invalidation::IotlbPages(domain, page),
+            Stage::Nested => Invalidation::IotlbOfDomain(domain),
+        };
+        self.caches.invalidate(&what, self.state.mode);
+        self.tell(Happening::Forgot(what));
+    }
+
+    fn record_page_request(&mut self, bus: &mut dyn Bus, request: &PageRequest, fault: &Fault) {
+        self.record(
+            bus,
+            Record {
+                reason: fault.reason,
+                source: request.source,
+                pasid: request.pasid,
+                privileged: request.privileged,
+                execute: request.execute,
+                kind: RecordKind::PageRequest,
+                address: request.address,
+            },
+        );
+    }
+
+    /// What the tables say about a page request.
+    fn check_page_request(&mut self, _bus: &mut dyn Bus, _request: &PageRequest) -> Result<PageRequestTarget, Fault> {
+        let code = match self.state.mode {
+            crate::state::Mode::Legacy => 0x32,
+            crate::state::Mode::Abort => 0x33,
+            _ => 0x30,
+        };
+        Err(Fault {
+            reason: crate::reason::Reason(code),
+            completion: crate::reason::Completion::InvalidRequest,
+            recordable: true,
+        })
+    }
+}
