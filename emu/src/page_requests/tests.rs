@@ -1,6 +1,7 @@
 //! Every rule of sections 7.4 and 7.5, and the registers.
 
 use super::*;
+use crate::caches::Stage;
 use crate::invalidation::Pages;
 use crate::pace::Pace;
 use crate::profile::Profile;
