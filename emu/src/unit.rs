@@ -165,3 +165,6 @@ impl Unit {
         least.saturating_add(more as u32)
     }
 }
+
+#[cfg(test)]
+mod tests;
