@@ -5,7 +5,7 @@
 //! completed; what hardware may do late, out of order or not at all, it does when a test asks for it. Everything is
 //! deterministic: the same seed and the same calls tell the same story.
 //!
-//! [`Unit`] is one remapping unit over a [`Bus`]. Section numbers in this crate are the specification's.
+//! [`Machine`] is memory, units and the devices below them; [`Unit`] is one remapping unit over a [`Bus`]. Section numbers in this crate are the specification's.
 #![no_std]
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
@@ -18,10 +18,14 @@ mod adversary;
 mod bus;
 mod caches;
 mod command;
+mod devices;
 mod events;
+mod explain;
 mod faults;
+pub mod formats;
 mod interrupts;
 mod invalidation;
+mod machine;
 mod memory;
 mod oracle;
 mod pace;
@@ -42,8 +46,11 @@ mod unit;
 pub use adversary::Adversary;
 pub use bus::{Bus, DeviceInvalidation, GroupResponse, Snoop};
 pub use caches::{Cached, Caches, Context, Held, Keep, Leaf, PasidEntry, Rights, Stage, Table, Translation};
+pub use devices::{Alias, Answers, Ats, Form, Function, FunctionId, Kept, Manner, PasidCapability, Pri};
+pub use explain::{Explanation, Step, What, Words};
 pub use interrupts::{InterruptAnswer, InterruptRequest};
 pub use invalidation::{Invalidation, Pages};
+pub use machine::{Blocked, Dma, Machine, Message, Probe, Probes, Seen, Sight, Via, When};
 pub use memory::{Memory, Ram};
 pub use oracle::{Breach, Oracle, Rule};
 pub use pace::Pace;

@@ -20,19 +20,24 @@ pub(crate) struct TestBus {
     pub(crate) responses: Vec<GroupResponse>,
     /// How often the write buffers were flushed.
     pub(crate) flushes: u32,
+    /// What accesses that do not snoop see, where that is not `ram`.
+    pub(crate) unsnooped: Option<Ram>,
     /// Devices that do not complete invalidations.
     pub(crate) silent: BTreeSet<SourceId>,
 }
 
 impl TestBus {
+    /// The end of memory.
+    pub(crate) const END: u64 = 16 << 20;
     /// 16 MiB of zeros.
     pub(crate) fn new() -> Self {
         TestBus {
-            ram: Ram::new(16 << 20),
+            ram: Ram::new(Self::END),
             messages: Vec::new(),
             invalidations: Vec::new(),
             responses: Vec::new(),
             flushes: 0,
+            unsnooped: None,
             silent: BTreeSet::new(),
         }
     }
@@ -42,6 +47,12 @@ impl TestBus {
             self.ram.write64(at + 8 * n as u64, *word).expect("memory of the test");
         }
     }
+    fn seen(&self, snoop: Snoop) -> &Ram {
+        match (&self.unsnooped, snoop) {
+            (Some(ram), Snoop::No) => ram,
+            _ => &self.ram,
+        }
+    }
     /// Reads one word.
     pub(crate) fn get(&self, at: u64) -> u64 {
         self.ram.read64(at).expect("memory of the test")
@@ -49,11 +60,11 @@ impl TestBus {
 }
 
 impl Bus for TestBus {
-    fn read64(&mut self, at: u64, _snoop: Snoop) -> Option<u64> {
-        self.ram.read64(at)
+    fn read64(&mut self, at: u64, snoop: Snoop) -> Option<u64> {
+        self.seen(snoop).read64(at)
     }
-    fn read128(&mut self, at: u64, _snoop: Snoop) -> Option<[u64; 2]> {
-        self.ram.read128(at)
+    fn read128(&mut self, at: u64, snoop: Snoop) -> Option<[u64; 2]> {
+        self.seen(snoop).read128(at)
     }
     fn write64(&mut self, at: u64, v: u64) -> Option<()> {
         self.ram.write64(at, v)

@@ -4,12 +4,14 @@
 
 pub mod boot;
 pub mod cli;
+pub mod differential;
 pub mod dmar;
 pub mod doctor;
 pub mod filter;
 pub mod guest;
 pub mod kernel;
 pub mod machines;
+pub mod mutants;
 pub mod places;
 pub mod protocol;
 pub mod run;

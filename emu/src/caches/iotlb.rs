@@ -8,10 +8,20 @@ use crate::request::{Pasid, SourceId};
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
-/// What a look-up compares: source, PASID of the request, 2^n bytes, first address.
-pub(super) type Key = (SourceId, Option<Pasid>, u8, u64);
+/// What a look-up compares: source, PASID of the request and 2^n bytes in one word, as that is what look-ups take their time
+/// with; then the first address.
+pub(super) type Key = (u64, u64);
 /// What an invalidation compares: domain, whether a first stage had a part in it, 2^n bytes, first address.
 type Tags = (u16, bool, u8, u64, Key);
+
+fn requester(source: SourceId, asked: Option<Pasid>) -> u64 {
+    let asked = asked.map_or(0, |pasid| 1 << 32 | u64::from(pasid));
+    u64::from(source) << 40 | asked << 6
+}
+
+fn key(requester: u64, shift: u8, first: u64) -> Key {
+    (requester | u64::from(shift), first)
+}
 
 /// A translation of a page, or on caching-mode units why there is none, with what invalidations compare.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -48,13 +58,19 @@ impl Translation {
     fn staged(&self) -> bool {
         matches!(self.stage, Stage::First | Stage::Nested)
     }
+    fn shift(&self) -> u8 {
+        self.size.ilog2() as u8
+    }
+    fn key(&self) -> Key {
+        key(requester(self.source, self.asked), self.shift(), self.first)
+    }
     fn tags(&self, key: &Key) -> Tags {
-        (self.domain, self.staged(), key.2, tag(key.3), *key)
+        (self.domain, self.staged(), self.shift(), tag(self.first), *key)
     }
 }
 
-const LEAST: Key = (0, None, 0, 0);
-const GREATEST: Key = (SourceId::MAX, Some(Pasid::MAX), u8::MAX, u64::MAX);
+const LEAST: Key = (0, 0);
+const GREATEST: Key = (u64::MAX, u64::MAX);
 
 /// The translations of one unit.
 #[derive(Clone, Debug)]
@@ -75,11 +91,12 @@ impl Iotlb {
     /// uses the oldest, which is the one that a missing invalidation leaves wrong.
     pub(super) fn find(&self, source: SourceId, pasid: Option<Pasid>, address: u64) -> Option<Key> {
         let mut found: Option<(u64, Key)> = None;
+        let requester = requester(source, pasid);
         let mut left = self.sizes;
         while left != 0 {
             let shift = left.trailing_zeros() as u8;
             left &= left - 1;
-            let key = (source, pasid, shift, address >> shift << shift);
+            let key = key(requester, shift, address >> shift << shift);
             if let Some(slot) = self.store.slot(&key)
                 && found.is_none_or(|(age, _)| slot.age < age)
             {
@@ -118,10 +135,9 @@ impl Iotlb {
         self.fit(capacity);
     }
     fn add(&mut self, translation: Translation, age: Option<u64>) {
-        let shift = translation.size.ilog2() as u8;
-        let key = (translation.source, translation.asked, shift, translation.first);
+        let key = translation.key();
         self.remove(&key);
-        self.sizes |= 1 << shift;
+        self.sizes |= 1 << translation.shift();
         self.tags.insert(translation.tags(&key));
         match age {
             Some(age) => self.store.insert_aged(key, Slot { age, value: translation }),
@@ -187,14 +203,13 @@ impl Iotlb {
     fn add_rest(&mut self, Slot { age, value }: Slot<Translation>, range: Range) {
         let Cached::Valid(leaf) = &value.found else { return };
         let mut block = value.first;
-        let mut shift = value.size.ilog2() as u8;
+        let mut shift = value.shift();
         while shift > 12 && !range.covers(tag(block), shift) {
             shift -= 1;
             let halves = [block, block | 1 << shift];
             let inside = usize::from(!range.touches(tag(halves[0]), shift));
             let (first, size) = (halves[1 - inside], 1 << shift);
-            let key = (value.source, value.asked, shift, first);
-            if !self.store.has(&key) {
+            if !self.store.has(&key(requester(value.source, value.asked), shift, first)) {
                 let physical = leaf.physical.wrapping_add(first - value.first);
                 let found = Cached::Valid(Leaf { first, size, physical, ..leaf.clone() });
                 self.add(Translation { first, size, found, ..value.clone() }, Some(age));

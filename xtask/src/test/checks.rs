@@ -57,11 +57,11 @@ fn clippy_host() -> Result<()> {
     cargo(&["clippy", "--quiet", "--package", "vtd", "--all-targets", "--all-features"], None, DENY)?;
     // Targets with `test = false` are not among all targets.
     cargo(&["clippy", "--quiet", "--package", "vtd", "--test", "qemu"], None, DENY)?;
-    cargo(&["clippy", "--quiet", "--package", "xtask", "--all-targets"], None, DENY)
+    cargo(&["clippy", "--quiet", "--package", "vtd-emu", "--package", "xtask", "--all-targets"], None, DENY)
 }
 
 fn clippy_bare() -> Result<()> {
-    let packages = ["clippy", "--quiet", "--package", kernel::PACKAGE, "--package", "vtd"];
+    let packages = ["clippy", "--quiet", "--package", kernel::PACKAGE, "--package", "vtd", "--package", "vtd-emu"];
     let options = ["--target", TARGET, "--profile", kernel::PROFILE];
     cargo(&[&packages[..], &options].concat(), Some(&sysroot::ensure()?), DENY)
 }

@@ -21,6 +21,8 @@ pub struct Suite {
 
 pub const SUITES: &[Suite] = &[
     Suite { head: "host", group: "host tests", arguments: &["--package", "vtd", "--all-features", "--lib", "--tests"] },
+    // Its doc tests, too.
+    Suite { head: "emu", group: "emulated unit", arguments: &["--package", "vtd-emu"] },
     Suite { head: "xtask", group: "host tests", arguments: &["--package", "xtask", "--lib"] },
     Suite { head: "doc", group: "doc tests", arguments: &["--package", "vtd", "--all-features", "--doc"] },
 ];
