@@ -73,7 +73,7 @@ fn befall(unit: &mut Unit, bus: &mut TestBus, which: u8, v: u64) {
         3 => adversary.queue_error = Some(v % 8),
         4 => drop(adversary.lost_completions.insert(v as u16)),
         5 => adversary.spurious = (v % 101) as u8,
-        6 if v % 8 == 0 => adversary.gone_after = Some(v / 8 % 64),
+        6 if v.is_multiple_of(8) => adversary.gone_after = Some(v / 8 % 64),
         _ => unit.flood_faults(bus, v as u16),
     }
 }
@@ -119,7 +119,7 @@ proptest! {
                 Deed::Fill(at, words) => {
                     for (n, word) in words.iter().enumerate() {
                         // Where IQA points to most of the time: the first sixteen pages.
-                        bus.ram.write64(u64::from(at) & !7 | n as u64 * 8, *word);
+                        bus.ram.write64((u64::from(at) & !7) + n as u64 * 8, *word);
                     }
                 }
                 Deed::Step(n, time) => unit.step(&mut bus, n, time),

@@ -207,7 +207,7 @@ fn group_responses() {
 
 #[test]
 fn waits() {
-    let wait = |status, interrupt, fence| Ok(Act::Wait(Wait { status, interrupt, fence }));
+    let wait = |status, interrupt, fence| Ok(Act::Wait(Wait { status, interrupt, fence, drain: false }));
     let server = Profile::server();
     assert_eq!(legacy([0x0000_0001_0000_0025, 0x3004], &server), wait(Some((0x3004, 1)), false, false));
     assert_eq!(legacy([0x0000_0001_0000_0015, 0x3004], &server), wait(None, true, false));
@@ -215,6 +215,8 @@ fn waits() {
     assert_eq!(legacy([0x05, 0], &server), wait(None, false, false), "nothing to do is no error");
     assert_eq!(legacy([0x25, 1 << 46], &server), wait(Some((0, 0)), false, false), "beyond the host's width");
     assert_eq!(legacy([0x25, 2], &server), Err(Cause::Reserved));
+    let drain = Wait { status: None, interrupt: false, fence: false, drain: true };
+    assert_eq!(scalable([0x85, 0]), Ok(Act::Wait(drain)));
 }
 
 #[test]
