@@ -144,7 +144,7 @@ impl<O: Observer> Walk<'_, O> {
     }
     /// How root, context and PASID tables, and the second-stage tables of legacy mode, are read (3.10).
     fn coherent(&self) -> Snoop {
-        if self.profile.coherent() { Snoop::Yes } else { Snoop::No }
+        self.profile.snoop()
     }
     /// SSIRWE: second-stage entries have their rights in bits 62:61.
     fn separate(&self) -> bool {
