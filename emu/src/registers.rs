@@ -204,7 +204,7 @@ impl Unit {
                 self.registers.protect = v >> 31 != 0;
                 self.protect(v >> 31 != 0);
             }
-            0x68..=0x7c if at < 0x70 && p.plmr() || at >= 0x70 && p.phmr() => self.write_region(at, v & address),
+            0x68..=0x7c if at < 0x70 && p.plmr() || at >= 0x70 && p.phmr() => self.write_region(at, v),
             0x80 | 0x84 | 0xb0 | 0xb4 if p.qi() => (),
             0x88 if p.qi() => {
                 self.reserved(at, v, !0x7fff0);
@@ -212,7 +212,7 @@ impl Unit {
             }
             0x90 | 0x94 if p.qi() => {
                 let kept = self.reserved(at, v, if high { 0 } else { 0x7f8 });
-                self.write_iqa(high, kept & (address | 0xfff * u32::from(!high)));
+                self.write_iqa(high, kept & address);
             }
             0x9c if p.qi() => {
                 if self.reserved(at, v, !1) & 1 != 0 {
@@ -286,7 +286,7 @@ impl Unit {
         let high = at == 0x24;
         let rights = if self.profile.ssirws() { 0 } else { 1 << 7 };
         let kept = self.reserved(at, v, if high { 0 } else { 0x37f | rights });
-        let kept = kept & (half(self.profile.addresses(), high) | 0xfff * u32::from(!high));
+        let kept = kept & half(self.profile.addresses(), high);
         if self.commands.pending_bit(SRTP) {
             self.breach(Rule::CommandOrder, format_args!("RTADDR was written while SRTP is pending"));
         }
@@ -352,6 +352,8 @@ impl Unit {
         if self.registers.protection || self.commands.pending(Port::Protection) {
             self.breach(Rule::CommandOrder, format_args!("a protected region was changed while PRS is set ({at:#x})"));
         }
+        let high = at >= 0x70 && at & 4 != 0;
+        let v = v & half(self.profile.addresses(), high);
         let [low, phm] = &mut self.registers.regions;
         let to = match at {
             0x68 => &mut low.0,
@@ -359,7 +361,7 @@ impl Unit {
             0x70 | 0x74 => &mut phm.0,
             _ => &mut phm.1,
         };
-        set_half(to, at >= 0x70 && at & 4 != 0, v);
+        set_half(to, high, v);
         *to &= !below(self.profile.region_bits.into());
     }
 
@@ -367,7 +369,7 @@ impl Unit {
         let high = at == 0xbc;
         let extended = if self.profile.eim() { 0 } else { 1 << 11 };
         let kept = self.reserved(at, v, if high { 0 } else { 0x7f0 | extended });
-        let kept = kept & (half(self.profile.addresses(), high) | 0xfff * u32::from(!high));
+        let kept = kept & half(self.profile.addresses(), high);
         if self.commands.pending_bit(SIRTP) {
             self.breach(Rule::CommandOrder, format_args!("IRTA was written while SIRTP is pending"));
         }
@@ -400,3 +402,6 @@ impl Unit {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,13 +5,16 @@
 
 mod coherence;
 mod dma;
+mod probes;
 #[cfg(test)]
 mod tests;
 mod wires;
 
 pub use dma::{Blocked, Dma, Via};
+pub use probes::{Probe, Probes, Seen, Sight, When};
 pub use wires::Message;
 
+use crate::bus::Bus;
 use crate::devices::{Devices, Function, FunctionId};
 use crate::memory::Memory;
 use crate::oracle::Breach;
@@ -34,6 +37,7 @@ pub struct Machine<M> {
     world: World<M>,
     /// What software did to configuration space and must not: when, and in words.
     misdeeds: Vec<(u64, SourceId, &'static str)>,
+    probes: Probes,
 }
 
 impl<M: Memory> Machine<M> {
@@ -42,7 +46,7 @@ impl<M: Memory> Machine<M> {
         let mut random = Random::new(seed);
         let coherence = Coherence::new(random.bits());
         let world = World { memory, coherence, devices: Devices::default(), messages: Vec::new(), random, now: 0 };
-        Machine { units: Vec::new(), world, misdeeds: Vec::new() }
+        Machine { units: Vec::new(), world, misdeeds: Vec::new(), probes: Probes::default() }
     }
 
     /// Adds a unit as it comes out of reset; returns its index.
@@ -80,7 +84,11 @@ impl<M: Memory> Machine<M> {
         self.world.now
     }
 
-    /// Lets a unit do something with the world as it reaches it, at the machine's time.
+    /// Lets a unit do something with the world as it reaches it, at the machine's time. `None` where there is no such unit.
+    pub fn with_unit<R>(&mut self, n: usize, act: impl FnOnce(&mut Unit, &mut dyn Bus) -> R) -> Option<R> {
+        self.with(n, |unit, wires| act(unit, wires))
+    }
+
     fn with<R>(&mut self, n: usize, act: impl FnOnce(&mut Unit, &mut Wires<'_, M>) -> R) -> Option<R> {
         let unit = self.units.get_mut(n)?;
         let mut wires = Wires { world: &mut self.world, unit: n };
@@ -88,9 +96,7 @@ impl<M: Memory> Machine<M> {
         if behind != 0 {
             unit.step(&mut wires, 0, behind);
         }
-        let done = act(unit, &mut wires);
-        self.world.now = self.world.now.max(unit.now);
-        Some(done)
+        Some(act(unit, &mut wires))
     }
 
     /// A CPU reads a register of a unit, at a byte offset. Where there is no unit all bits are ones.
@@ -126,26 +132,25 @@ impl<M: Memory> Machine<M> {
     }
 
     fn pass(&mut self, nanoseconds: u64) {
-        let until = self.world.now.saturating_add(nanoseconds);
-        for n in 0..self.units.len() {
-            self.with(n, |u, wires| {
-                let left = until.saturating_sub(u.now);
-                u.step(wires, 1, left);
-            });
+        self.world.now = self.world.now.saturating_add(nanoseconds);
+        for (n, unit) in self.units.iter_mut().enumerate() {
+            let left = self.world.now.saturating_sub(unit.now);
+            unit.step(&mut Wires { world: &mut self.world, unit: n }, 1, left);
         }
-        self.world.now = self.world.now.max(until);
         self.world.coherence.step();
         self.stir();
     }
 
     /// A CPU is about to store 64 bits that a unit may read.
     pub fn storing(&mut self, at: u64) {
+        self.try_probes(at, When::Before);
         self.world.coherence.storing(&self.world.memory, at);
     }
 
     /// It has: `new` where `old` stood.
     pub fn stored(&mut self, at: u64, old: u64, new: u64) {
         self.tell(Happening::Stored(at, old, new));
+        self.try_probes(at, When::After);
     }
 
     /// A CPU flushes the lines of these bytes; it has an effect from the next fence on.

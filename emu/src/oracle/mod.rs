@@ -21,6 +21,8 @@ pub enum Rule {
     QueueOverrun,
     /// A wait descriptor's status goes where there is no memory, or to the interrupt range (6.5.2.9).
     StatusAddress,
+    /// A second-stage mapping under nesting is read-only, on a unit with erratum 772415.
+    ReadOnlyUnderNesting,
 }
 
 /// A rule was broken.

@@ -2,12 +2,12 @@
 //! answers itself.
 
 use crate::bus::{Bus, GroupResponse};
-use crate::caches::Stage;
 use crate::events::Event;
 use crate::faults::{Record, RecordKind};
-use crate::invalidation::{Invalidation, Pages};
-use crate::request::{Fault, PageAnswer, PageRequest, Pasid};
+use crate::invalidation::Invalidation;
+use crate::request::{Fault, PageAnswer, PageRequest};
 use crate::story::Happening;
+use crate::translate::PageRequestTarget;
 use crate::unit::Unit;
 
 /// Response codes (Table 32).
@@ -22,17 +22,6 @@ const OFFSET: u32 = 0x7_ffe0;
 const PENDING: u32 = 1;
 /// PRS.PRO.
 const OVERFLOW: u32 = 2;
-
-/// What the tables say about a page request.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct PageRequestTarget {
-    /// DID of the PASID entry.
-    pub(crate) domain: u16,
-    /// The PASID, RID_PASID for requests without one.
-    pub(crate) pasid: Pasid,
-    /// PGTT of the PASID entry.
-    pub(crate) stage: Stage,
-}
 
 /// The page-request queue's registers.
 #[derive(Clone, Debug)]
@@ -217,15 +206,7 @@ impl Unit {
 
     /// The invalidation that a page request implies (6.5.3.1, Table 27).
     fn invalidate_for(&mut self, address: u64, target: PageRequestTarget) {
-        let PageRequestTarget { domain, pasid, stage } = target;
-        let page = Pages { address: address & !0xfff, order: 0, leaf_only: false };
-        let what = match stage {
-            Stage::First => Invalidation::PasidIotlbPages(domain, pasid, page),
-            Stage::Second | Stage::PassThrough => Invalidation::IotlbPages(domain, page),
-            Stage::Nested => Invalidation::IotlbOfDomain(domain),
-        };
-        self.caches.invalidate(&what, self.state.mode);
-        self.tell(Happening::Forgot(what));
+        self.forget(Invalidation::of_page_request(target.stage, target.domain, target.pasid, address & !0xfff));
     }
 
     fn record_page_request(&mut self, bus: &mut dyn Bus, request: &PageRequest, fault: &Fault) {
@@ -241,19 +222,5 @@ impl Unit {
                 address: request.address,
             },
         );
-    }
-
-    /// What the tables say about a page request.
-    fn check_page_request(&mut self, _bus: &mut dyn Bus, _request: &PageRequest) -> Result<PageRequestTarget, Fault> {
-        let code = match self.state.mode {
-            crate::state::Mode::Legacy => 0x32,
-            crate::state::Mode::Abort => 0x33,
-            _ => 0x30,
-        };
-        Err(Fault {
-            reason: crate::reason::Reason(code),
-            completion: crate::reason::Completion::InvalidRequest,
-            recordable: true,
-        })
     }
 }
