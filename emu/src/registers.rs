@@ -5,6 +5,7 @@
 use crate::bus::Bus;
 use crate::command::{Port, QIE, SIRTP, SRTP};
 use crate::oracle::Rule;
+use crate::page_requests::PageRequests;
 use crate::profile::below;
 use crate::state::Mode;
 use crate::story::Happening;
@@ -226,7 +227,7 @@ impl Unit {
                 self.queue.event.write(bus, n, kept);
             }
             0xb8 | 0xbc if p.ir() => self.write_irta(at, v),
-            0xc0..=0xec if p.prs() => self.page_requests.write(bus, at, v),
+            0xc0..=0xec if p.prs() => self.write_page_requests(bus, at, v),
             0x100 | 0x104 if p.mts() => (),
             0x108..=0x21c if p.mts() => {
                 let kept = v & half(self.mtrr_bits(at & !4), high);
@@ -387,6 +388,19 @@ impl Unit {
         }
         set_half(&mut self.queue.iqa, high, v);
         self.queue.iqa_written = true;
+    }
+
+    fn write_page_requests(&mut self, bus: &mut dyn Bus, at: u32, v: u32) {
+        let kept = match at {
+            0xe0.. => self.event_bits(at, (at - 0xe0) / 4, v),
+            _ => self.reserved(at, v, PageRequests::reserved(at)),
+        };
+        let address = half(self.profile.addresses(), at & 4 != 0) | 0xfff * u32::from(at & 4 == 0);
+        if at == 0xc0 && !self.page_requests.may_head(kept) {
+            let [head, tail] = [0xc0, 0xc8].map(|at| self.page_requests.read(at));
+            self.breach(Rule::PageRequestQueue, format_args!("PQH from {head:#x} to {kept:#x} with PQT at {tail:#x}"));
+        }
+        self.page_requests.write(bus, at, if at & !4 == 0xd0 { kept & address } else { kept });
     }
 
     /// The bits that an MTRR has (11.4.12).

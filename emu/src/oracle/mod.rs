@@ -21,6 +21,11 @@ pub enum Rule {
     QueueOverrun,
     /// A wait descriptor's status goes where there is no memory, or to the interrupt range (6.5.2.9).
     StatusAddress,
+    /// The head of the page-request queue went past its tail, or out of the queue (7.4.1).
+    PageRequestQueue,
+    /// A page-group response that no last request of a group in the queue asks for: never asked for, answered before, or of a
+    /// code that is reserved (7.6).
+    GroupResponse,
     /// A second-stage mapping under nesting is read-only, on a unit with erratum 772415.
     ReadOnlyUnderNesting,
 }

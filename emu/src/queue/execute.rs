@@ -146,7 +146,7 @@ impl Unit {
         self.queue.unawaited = flight.wait().is_none();
         match flight.what.act {
             Act::Forget(what) => self.invalidate(bus, what),
-            Act::Respond(response) => bus.respond(response),
+            Act::Respond(response) => self.respond(bus, response),
             Act::Device { .. } => (),
             Act::Wait(wait) => self.finish_wait(bus, &wait),
         }
@@ -154,6 +154,9 @@ impl Unit {
     }
 
     fn finish_wait(&mut self, bus: &mut dyn Bus, wait: &Wait) {
+        if wait.drain {
+            self.drain_page_requests(bus);
+        }
         if let Some((address, data)) = wait.status {
             let interrupts = address >> 20 == 0xfee;
             if interrupts || bus.write32(address, data).is_none() {

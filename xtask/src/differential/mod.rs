@@ -117,9 +117,8 @@ impl<'a> Bench<'a> {
     /// Runs one case.
     fn run(&mut self, seed: u64, number: u64, tally: &mut Tally) -> Result<()> {
         let case = generate::case(self.form, seed, number);
-        let outcome = compare::run(&case, &self.profile, &mut self.theirs).with_context(|| {
-            format!("form {}, seed {seed}, case {number}", self.form.name)
-        })?;
+        let outcome = compare::run(&case, &self.profile, &mut self.theirs)
+            .with_context(|| format!("form {}, seed {seed}, case {number}", self.form.name))?;
         tally.cases += 1;
         tally.cut += u64::from(outcome.ours.seen.len() < case.steps.len());
         let verdict = judge(&case, &outcome);
@@ -170,7 +169,16 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         for text in &tally.differences {
             println!("\n{text}\n");
         }
-        println!("{}: {} cases, {} agreed, {} cut, {} differ, {:?}, {} starts", form.name, tally.cases, tally.agreed, tally.cut, tally.differences.len(), tally.time, bench.theirs.starts);
+        println!(
+            "{}: {} cases, {} agreed, {} cut, {} differ, {:?}, {} starts",
+            form.name,
+            tally.cases,
+            tally.agreed,
+            tally.cut,
+            tally.differences.len(),
+            tally.time,
+            bench.theirs.starts
+        );
         failed |= !tally.differences.is_empty();
     }
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })

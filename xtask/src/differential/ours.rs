@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use vtd_emu::{
-    Access, Answer, Bus, Caches, DeviceInvalidation, GroupResponse, Keep, Pace, Profile, Request, Size, Snoop, SourceId,
-    Unit,
+    Access, Answer, Bus, Caches, DeviceInvalidation, GroupResponse, Keep, Pace, Profile, Request, Size, Snoop,
+    SourceId, Unit,
 };
 
 use super::board::{Device, MEMORY, PATTERN, harmless};

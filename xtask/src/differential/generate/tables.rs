@@ -414,7 +414,8 @@ impl Maker {
         if self.form.name != "caching" && self.random.percent(12) {
             self.stale = true;
             let device = self.pick(&Device::ALL);
-            if world.devices.get(&device).is_some_and(|(of, _)| *of == which) && (device != Device::Edu || self.deviant) {
+            if world.devices.get(&device).is_some_and(|(of, _)| *of == which) && (device != Device::Edu || self.deviant)
+            {
                 let at = mapping.at + 8 * self.random.below(512);
                 self.dma(device, true, at, 4);
                 self.step(Step::Acknowledge);
