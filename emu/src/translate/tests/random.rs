@@ -17,19 +17,23 @@ fn pool(random: &mut Random) -> u64 {
 }
 /// A word that is nearly a paging entry of some kind.
 fn word(random: &mut Random) -> u64 {
-    let flags = [0x3, 0x7, 0x7, 0x7, 0x1, 0x2, 0x87, 0x67, 0x27, 0x307, 0x807, 0x883][random.below(12) as usize];
-    let at = match random.below(12) {
+    // R, W, U/S; the same with A and D of either stage.
+    let good = pool(random) | [0x7, 0x67, 0x307][random.below(3) as usize];
+    let flags = [0x3, 0x5, 0x1, 0x2, 0x87, 0x807, 0x887, 0x1000_0007][random.below(8) as usize];
+    let at = match random.below(6) {
         0 => NOWHERE,
         1 => 0xfee0_0000,
         2 => random.bits() & 0x000f_ffff_c000_0000,
+        3 => random.bits() & 0x3f_c000_0000,
         _ => pool(random),
     };
-    match random.below(16) {
+    match random.below(40) {
         0 => 0,
         1 => random.bits(),
-        2 => at | flags | 1 << random.below(64),
-        3 => at | flags | random.below(4) << 61,
-        _ => at | flags,
+        2 => good | 1 << random.below(64),
+        3 => good | random.below(4) << 61,
+        4..12 => at | flags,
+        _ => good,
     }
 }
 fn profile(random: &mut Random) -> Profile {
@@ -58,18 +62,21 @@ fn disturb<const N: usize>(random: &mut Random, mut words: [u64; N]) -> [u64; N]
     }
     words
 }
-fn scene(seed: u64) -> (Scene, Random) {
+/// `marked`: all accessed and dirty bits are set already, so that memory stays as it is.
+fn scene(seed: u64, marked: bool) -> (Scene, Random) {
     let mut random = Random::new(seed);
     let profile = profile(&mut random);
-    let mode = match random.below(20) {
+    let mode = match random.below(40) {
         0 => Mode::Reserved,
         1 => Mode::Abort,
-        2..8 => Mode::Legacy,
-        _ => Mode::Scalable,
+        2 => Mode::Scalable,
+        3..13 => Mode::Legacy,
+        _ if profile.smts() => Mode::Scalable,
+        _ => Mode::Legacy,
     };
     let mut scene = Scene::new(profile.clone(), mode);
     for at in (POOL..POOL + 0x1000 * PAGES).step_by(8) {
-        let word = word(&mut random);
+        let word = word(&mut random) | if marked { 0x760 } else { 0 };
         scene.put(at, &[word]);
     }
     let mut domain = 0;
@@ -93,7 +100,9 @@ fn scene(seed: u64) -> (Scene, Random) {
                 .with(PasidEntry::PGSNP, random.below(2))
                 .with(PasidEntry::EMTE, random.below(2))
                 .with(PasidEntry::PAT, random.bits());
-                scene.pasid(source, pasid, PasidEntry(disturb(&mut random, entry.0)));
+                // No two entries share a domain.
+                let entry = PasidEntry(disturb(&mut random, entry.0)).with(PasidEntry::DID, u64::from(domain));
+                scene.pasid(source, pasid, entry);
             }
             let at = scene.scalable_context_at(source);
             let words = [0, 8, 16, 24].map(|offset| scene.get(at + offset));
@@ -104,20 +113,22 @@ fn scene(seed: u64) -> (Scene, Random) {
             let entry = ContextEntry::new(pool(&mut random), 1 + random.below(3), domain)
                 .with(ContextEntry::TT, random.below(3))
                 .with(ContextEntry::FPD, random.below(2));
-            scene.context(source, ContextEntry(disturb(&mut random, entry.0)));
+            let entry = ContextEntry(disturb(&mut random, entry.0)).with(ContextEntry::DID, u64::from(domain));
+            scene.context(source, entry);
         }
     }
     let root = disturb(&mut random, [scene.get(ROOT), scene.get(ROOT + 8)]);
     scene.put(ROOT, &root);
-    scene.unit.state.separate_rights = random.percent(10);
+    scene.unit.state.separate_rights = random.percent(if mode == Mode::Scalable { 10 } else { 2 });
     (scene, random)
 }
-fn request(random: &mut Random) -> Request {
+fn request(random: &mut Random, mode: Mode) -> Request {
     let address = match random.below(8) {
         0 => random.bits(),
         1 => 0xfee0_0000 | random.below(0x10_0000),
         2 => !random.below(1 << 40),
         3 => 1 << random.below(64),
+        // A few places of the tables, so that requests meet again.
         _ => random.below(1 << 23) | random.below(4) << 30,
     };
     let kind = [Kind::Untranslated, Kind::Untranslated, ATS, ATS_READ, Kind::Translated][random.below(5) as usize];
@@ -126,8 +137,8 @@ fn request(random: &mut Random) -> Request {
         _ => [Access::Read, Access::Write, Access::Atomic, Access::Flush][random.below(4) as usize],
     };
     Request {
-        source: random.below(5) as SourceId,
-        pasid: random.percent(50).then(|| random.below(5) as Pasid),
+        source: if random.percent(95) { random.below(4) as SourceId } else { random.bits() as SourceId },
+        pasid: random.percent(if mode == Mode::Scalable { 50 } else { 5 }).then(|| random.below(4) as Pasid),
         privileged: random.percent(20),
         execute: random.percent(5),
         kind,
@@ -139,17 +150,17 @@ fn request(random: &mut Random) -> Request {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Whatever stands in the tables, every request gets an answer that is consistent in itself.
     #[test]
     fn tables_of_any_content_are_answered(seed: u64) {
-        let (mut scene, mut random) = scene(seed);
+        let (mut scene, mut random) = scene(seed, false);
         if random.percent(50) {
             scene.unit.caches = Caches::new(Keep::Most(30), seed);
         }
         for _ in 0..40 {
-            let request = request(&mut random);
+            let request = request(&mut random, scene.unit.state.mode);
             if random.percent(10) {
                 // Memory changes under the caches, and the caches stay.
                 let at = POOL + 8 * random.below(512 * PAGES);
@@ -187,10 +198,10 @@ proptest! {
     /// While memory stays as it is, a unit that keeps everything answers as one that keeps nothing, and as memory says.
     #[test]
     fn caches_are_not_noticed_while_memory_stays(seed: u64) {
-        let (mut keeps, mut random) = scene(seed);
-        let (mut forgets, _) = scene(seed);
+        let (mut keeps, mut random) = scene(seed, true);
+        let (mut forgets, _) = scene(seed, true);
         forgets.unit.caches = Caches::new(Keep::Nothing, seed);
-        let requests: Vec<Request> = (0..20).map(|_| request(&mut random)).collect();
+        let requests: Vec<Request> = (0..20).map(|_| request(&mut random, keeps.unit.state.mode)).collect();
         for n in 0..60 {
             let request = requests[n % 20];
             let looked = forgets.unit.look(&mut forgets.bus, &request);
@@ -214,7 +225,7 @@ proptest! {
         scene.unit.profile.width = 1 + random.below(64) as u8;
         scene.unit.profile.cap = scene.unit.profile.cap & !(0x3f << 16) | random.below(64) << 16;
         for _ in 0..40 {
-            let request = Request { source: random.bits() as SourceId, ..request(&mut random) };
+            let request = Request { source: random.bits() as SourceId, ..request(&mut random, mode) };
             let _ = scene.ask(request);
             let _ = scene.unit.check_page_request(&mut scene.bus, &crate::PageRequest {
                 source: request.source,
