@@ -325,6 +325,8 @@ impl Unit {
                 format_args!("second-stage mapping of {address:#x} is read-only; erratum 772415 lets it be written"),
             );
         }
+        self.watch_answer(request, &verdict.answer);
+        self.watch_denial(bus, request, verdict.denied);
         verdict.answer
     }
     /// What memory says now: the answer that a request would get if nothing were cached. Nothing is cached, marked or recorded
