@@ -298,6 +298,8 @@ proptest! {
         let pace = if slow { Pace::slow(seed) } else { Pace::at_once() };
         let scalable = profile.smts() && seed % 3 != 0;
         let (mut m, functions) = machine(profile, pace, seed, scalable);
+        // It reads all tables at every command, and here everything is a table.
+        m.with_unit(0, |unit, bus| unit.set_oracle(bus, seed % 8 == 0));
         for source in [0, 8, 0x100] {
             enable(&mut m, source);
         }
