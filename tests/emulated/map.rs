@@ -118,8 +118,8 @@ fn every_number_of_levels_and_the_ends_of_its_reach(profile: &Profile, mode: Mod
         }
         assert!(domain.map(Iova::at(last + 0x1000), hpa(page), 0x1000, Access::all()).is_err());
         // Wider than the tables, and than the unit.
-        rig.blocked(dev(3), 1 << reach.min(63), Ask::Read, 0x04, &ear);
-        rig.blocked(dev(3), last + 0x1000, Ask::Write, if mgaw < reach { 0x04 } else { 0x04 }, &ear);
+        rig.blocked(dev(3), 1 << reach, Ask::Read, 0x04, &ear);
+        rig.blocked(dev(3), last + 0x1000, Ask::Write, 0x04, &ear);
         unmap(&domain, last, last + 0xfff);
         rig.blocked(dev(3), last, Ask::Read, 0x06, &ear);
         group.attach(Target::Blocked).unwrap();
@@ -155,9 +155,9 @@ fn a_device_that_asks_meanwhile_sees_nothing_or_the_page(profile: &Profile, mode
     let memory = rig.memory(4);
     let (group, domain, _) = rig.attached(dev(3));
     for turn in 0..6u64 {
-        // Into fresh tables, beside what is there, across the end of a table.
-        let at =
-            [AT, AT + 0x10000, (1 << 30) - 0x4000, 5 << 30, (5 << 30) + 0x20000, (1 << 38) - 0x20000][turn as usize];
+        // Into fresh tables, beside what is there, across the end of a table, at the very end.
+        let top = domain.addresses().last.get() + 1;
+        let at = [AT, AT + 0x10000, (1 << 30) - 0x4000, 5 << 30, (5 << 30) + 0x20000, top - 0x20000][turn as usize];
         let probes: Vec<u64> = (0..8).map(|i| at + i * 0x2000).collect();
         probes.iter().for_each(|p| rig.probes.add(0, dev(3), *p));
         rig.probes.take();
