@@ -176,3 +176,6 @@ impl Unit {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

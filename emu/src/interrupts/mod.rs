@@ -150,7 +150,7 @@ impl Unit {
     fn fetch_interrupt(&mut self, bus: &mut dyn Bus, index: u16) -> Result<Entry, Blocked> {
         let at = self.state.interrupts.checked_add(16 * u64::from(index)).filter(|&at| !above(at, self.profile.width));
         let Some(at) = at else { return Err(0x21.into()) };
-        let snoop = if self.profile.coherent() { Snoop::Yes } else { Snoop::No };
+        let snoop = self.profile.snoop();
         bus.read128(at, snoop).map(Entry).ok_or_else(|| 0x23.into())
     }
 

@@ -144,7 +144,7 @@ impl<O: Observer> Walk<'_, O> {
     }
     /// How root, context and PASID tables, and the second-stage tables of legacy mode, are read (3.10).
     fn coherent(&self) -> Snoop {
-        if self.profile.coherent() { Snoop::Yes } else { Snoop::No }
+        self.profile.snoop()
     }
     /// SSIRWE: second-stage entries have their rights in bits 62:61.
     fn separate(&self) -> bool {
@@ -325,6 +325,8 @@ impl Unit {
                 format_args!("second-stage mapping of {address:#x} is read-only; erratum 772415 lets it be written"),
             );
         }
+        self.watch_answer(request, &verdict.answer);
+        self.watch_denial(bus, request, verdict.denied);
         verdict.answer
     }
     /// What memory says now: the answer that a request would get if nothing were cached. Nothing is cached, marked or recorded

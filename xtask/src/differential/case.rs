@@ -65,7 +65,7 @@ pub struct Note {
     pub at: u64,
     pub part: Part,
     /// What was done to it, beside what makes it valid.
-    pub mutation: Option<&'static str>,
+    pub mutations: Vec<&'static str>,
 }
 
 /// Something that was observed.

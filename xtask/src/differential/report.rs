@@ -29,8 +29,8 @@ pub fn difference(case: &Case, outcome: &Outcome, pair: &Pair<'_>) -> String {
                 format!("{value:#x}")
             })
             .collect();
-        let mutation = note.mutation.map(|name| format!("   <- {name}")).unwrap_or_default();
-        let _ = writeln!(text, "    {:#x} {:22} {}{mutation}", note.at, part(note.part), words.join(" "));
+        let mutations: String = note.mutations.iter().map(|name| format!("   <- {name}")).collect();
+        let _ = writeln!(text, "    {:#x} {:22} {}{mutations}", note.at, part(note.part), words.join(" "));
     }
     let _ = writeln!(text, "\n  steps{}:", if case.forgetful { " (nothing is kept)" } else { "" });
     for one in outcome.pairs(case).take(pair.index + 1) {

@@ -144,11 +144,15 @@ impl Maker {
             };
             let allowed: Vec<&Mutation> = list.iter().filter(|mutation| self.allows(mutation, scalable)).collect();
             let Some(mutation) = allowed.get(self.random.below(allowed.len() as u64) as usize) else { continue };
+            if matches!(part, Part::Context | Part::PasidEntry) {
+                // Two tables under one domain id, maybe.
+                self.forgetful = true;
+            }
             let at = at + 8 * mutation.word;
             let word = self.word(at);
             let new = self.changed(word, mutation.change);
             self.set(at, new);
-            self.notes[which].mutation = Some(mutation.name);
+            self.notes[which].mutations.push(mutation.name);
         }
     }
 
