@@ -314,6 +314,10 @@ impl Unit {
 
     /// A request of a device: translated, checked, and recorded where it is blocked.
     pub fn request(&mut self, bus: &mut dyn Bus, request: &Request) -> Answer {
+        if self.is_gone() {
+            let completion = Completion::UnsupportedRequest;
+            return Answer::Blocked(Fault { reason: Reason::NONE, completion, recordable: false });
+        }
         let verdict = self.walk(bus, Nobody).verdict(request);
         self.tell(Happening::Asked(request.source, request.pasid, request.address, verdict.denied));
         if let Some(reason) = verdict.record {
