@@ -26,6 +26,8 @@ pub(crate) struct TestBus {
     pub(crate) race: (u64, u32),
     /// Devices that do not complete invalidations.
     pub(crate) silent: BTreeSet<SourceId>,
+    /// Whether memory refuses to be compared and exchanged.
+    pub(crate) refuses: bool,
 }
 
 impl TestBus {
@@ -42,6 +44,7 @@ impl TestBus {
             unsnooped: None,
             race: (0, 0),
             silent: BTreeSet::new(),
+            refuses: false,
         }
     }
     /// Stores words one after the other.
@@ -81,7 +84,7 @@ impl Bus for TestBus {
             let word = self.ram.read64(at)?;
             self.ram.write64(at, word ^ 1)?;
         }
-        self.ram.compare_exchange64(at, old, new)
+        if self.refuses { None } else { self.ram.compare_exchange64(at, old, new) }
     }
     fn flush_write_buffers(&mut self) {
         self.flushes += 1;
