@@ -5,6 +5,7 @@ use super::Queue;
 use super::descriptor::{Act, Class, Descriptor, Wait};
 use crate::bus::Bus;
 use crate::faults::{ICE, ITE};
+use crate::invalidation::Invalidation;
 use crate::oracle::Rule;
 use crate::request::SourceId;
 use crate::story::Happening;
@@ -28,9 +29,15 @@ impl Flight {
     pub(super) fn new(offset: u32, what: Descriptor, left: u32) -> Self {
         Flight { offset, what, segment: 0, left, sent: None }
     }
-    fn wait(&self) -> Option<&Wait> {
+    pub(super) fn wait(&self) -> Option<&Wait> {
         match &self.what.act {
             Act::Wait(wait) => Some(wait),
+            _ => None,
+        }
+    }
+    pub(super) fn invalidation(&self) -> Option<Invalidation> {
+        match self.what.act {
+            Act::Forget(what) => Some(what),
             _ => None,
         }
     }
@@ -147,7 +154,7 @@ impl Unit {
         match flight.what.act {
             Act::Forget(what) => self.invalidate(bus, what),
             Act::Respond(response) => self.respond(bus, response),
-            Act::Device { .. } => (),
+            Act::Device { request, .. } => self.watch_device(&request),
             Act::Wait(wait) => self.finish_wait(bus, &wait),
         }
         self.tell(Happening::Completed(flight.offset.into()));
@@ -158,6 +165,7 @@ impl Unit {
             self.drain_page_requests(bus);
         }
         if let Some((address, data)) = wait.status {
+            self.watch_status(bus, address);
             let interrupts = address >> 20 == 0xfee;
             if interrupts || bus.write32(address, data).is_none() {
                 self.breach(Rule::StatusAddress, format_args!("{address:#x}"));
