@@ -145,9 +145,14 @@ impl Coherence {
     /// A CPU is about to store in this line.
     pub(crate) fn storing(&mut self, memory: &impl Memory, at: u64) {
         let start = line_of(at);
+        let kept = |b: &Buffer| b.behind_caches || b.old.has(start);
+        let flushed = matches!(self.flushed.get(&start), Some(None));
+        if !flushed && self.cached.has(start) && self.buffers.values().all(kept) {
+            return;
+        }
         let now = core::array::from_fn(|n| memory.read64(start + 8 * n as u64).unwrap_or(0));
-        if let Some(content @ None) = self.flushed.get_mut(&start) {
-            *content = Some(now);
+        if flushed {
+            self.flushed.insert(start, Some(now));
         }
         self.cached.keep(start, &now);
         for buffer in self.buffers.values_mut().filter(|b| !b.behind_caches) {
