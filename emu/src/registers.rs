@@ -395,7 +395,7 @@ impl Unit {
             0xe0.. => self.event_bits(at, (at - 0xe0) / 4, v),
             _ => self.reserved(at, v, PageRequests::reserved(at)),
         };
-        let address = half(self.profile.addresses(), at & 4 != 0) | 0xfff * u32::from(at & 4 == 0);
+        let address = half(self.profile.addresses(), at & 4 != 0) | (0xfff * u32::from(at & 4 == 0));
         if at == 0xc0 && !self.page_requests.may_head(kept) {
             let [head, tail] = [0xc0, 0xc8].map(|at| self.page_requests.read(at));
             self.breach(Rule::PageRequestQueue, format_args!("PQH from {head:#x} to {kept:#x} with PQT at {tail:#x}"));

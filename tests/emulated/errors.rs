@@ -2,7 +2,7 @@
 //! is given away, and nothing is blocked that was not or open that should be blocked.
 
 use vtd::{Domain, Error, ErrorKind, Owner, Step, Target};
-use vtd_emu::Profile;
+use vtd_emu::{Profile, Rule};
 
 use crate::host::Host;
 use crate::rig::{AT, Ask, Mode, Plan, Rig, dev, hpa, map, range};
@@ -22,7 +22,8 @@ fn a_command_that_is_never_carried_out_ends_in_time(profile: &Profile, mode: Mod
         (1 << 27, Step::WriteBuffer, profile.rwbf()),
     ];
     for (bit, step, _) in cases.into_iter().filter(|(.., there)| *there) {
-        let rig = Plan::new(profile, mode).build();
+        let plan = Plan::new(profile, mode);
+        let rig = plan.build();
         let page = rig.page();
         rig.host.machine().unit_mut(0).unwrap().adversary().stuck_commands = bit;
         let began = rig.host.machine().now();
@@ -36,7 +37,15 @@ fn a_command_that_is_never_carried_out_ends_in_time(profile: &Profile, mode: Mod
         if bit != 1 << 31 {
             rig.reaches(dev(3), page, page);
         }
-        rig.end_keeping();
+        // A command after one that was given up is against the rules, and all that there is left to do.
+        let late = began + plan.config.command_deadline.0;
+        rig.probes.stop(&rig.host);
+        rig.host.handler(None);
+        let host = rig.vtd.hand_back().map_err(|(_, e)| e).unwrap();
+        let m = host.machine();
+        for (_, b) in m.breaches() {
+            assert!(b.rule == Rule::CommandOrder && b.at >= late, "{b:?}");
+        }
     }
 }
 
@@ -148,6 +157,9 @@ fn an_attachment_whose_flush_fails_leaves_the_group_blocked(profile: &Profile, m
     group.attach(Target::Domain(&second)).unwrap();
     rig.reaches(dev(3), AT, two);
     // The first domain's id and tables stay with it: nobody knew whether a cache held them.
+    // So the machine is not given back.
     drop((group, first, second));
-    rig.end_keeping();
+    rig.sound();
+    rig.host.handler(None);
+    assert!(matches!(rig.vtd.hand_back(), Err((_, e)) if e.kind == ErrorKind::Busy));
 }

@@ -46,9 +46,10 @@ fn a_flood_is_counted_and_nobody_is_silenced(profile: &Profile, mode: Mode) {
     let asked = 200u64;
     rig.settle();
     ear.heard();
-    let f = rig.function(dev(3));
+    rig.ear.heard();
     for i in 0..asked {
-        // Several before anybody looks: the registers overflow.
+        // Several before anybody looks, from two devices, for some units take equal ones together: the registers overflow.
+        let f = rig.function(dev(if i % 2 == 0 { 3 } else { 5 }));
         let answer = rig.host.machine().dma_read(f, &Dma::at(AT + i * 0x1000), &mut [0; 8]);
         assert!(answer.is_err());
         if i % 40 == 39 {
@@ -59,7 +60,8 @@ fn a_flood_is_counted_and_nobody_is_silenced(profile: &Profile, mode: Mode) {
         }
     }
     rig.settle();
-    let (heard, missed) = (ear.heard().len() as u64, ear.missed() + rig.ear.missed());
+    let heard = (ear.heard().len() + rig.ear.heard().len()) as u64;
+    let missed = ear.missed() + rig.ear.missed();
     assert!(heard >= 1 && missed >= 1 && heard + missed <= asked + 8, "{heard} heard, {missed} missed");
     rig.blocked(dev(4), AT, Ask::Read, 0x06, &quiet);
     rig.blocked(dev(3), AT, Ask::Write, 0x05, &ear);

@@ -14,6 +14,7 @@ crate::stories!(
     identity_is_every_address_as_it_is,
     a_device_that_asks_meanwhile_sees_nothing_or_the_page,
     what_is_mapped_is_reached_at_once,
+    snooping_can_be_forced,
 );
 
 /// The size of the page by which a device is led, and the address.
@@ -118,8 +119,8 @@ fn every_number_of_levels_and_the_ends_of_its_reach(profile: &Profile, mode: Mod
         }
         assert!(domain.map(Iova::at(last + 0x1000), hpa(page), 0x1000, Access::all()).is_err());
         // Wider than the tables, and than the unit.
-        rig.blocked(dev(3), 1 << reach.min(63), Ask::Read, 0x04, &ear);
-        rig.blocked(dev(3), last + 0x1000, Ask::Write, if mgaw < reach { 0x04 } else { 0x04 }, &ear);
+        rig.blocked(dev(3), 1 << reach, Ask::Read, 0x04, &ear);
+        rig.blocked(dev(3), last + 0x1000, Ask::Write, 0x04, &ear);
         unmap(&domain, last, last + 0xfff);
         rig.blocked(dev(3), last, Ask::Read, 0x06, &ear);
         group.attach(Target::Blocked).unwrap();
@@ -155,9 +156,9 @@ fn a_device_that_asks_meanwhile_sees_nothing_or_the_page(profile: &Profile, mode
     let memory = rig.memory(4);
     let (group, domain, _) = rig.attached(dev(3));
     for turn in 0..6u64 {
-        // Into fresh tables, beside what is there, across the end of a table.
-        let at =
-            [AT, AT + 0x10000, (1 << 30) - 0x4000, 5 << 30, (5 << 30) + 0x20000, (1 << 38) - 0x20000][turn as usize];
+        // Into fresh tables, beside what is there, across the end of a table, at the very end.
+        let top = domain.addresses().last.get() + 1;
+        let at = [AT, AT + 0x10000, (1 << 30) - 0x4000, 5 << 30, (5 << 30) + 0x20000, top - 0x20000][turn as usize];
         let probes: Vec<u64> = (0..8).map(|i| at + i * 0x2000).collect();
         probes.iter().for_each(|p| rig.probes.add(0, dev(3), *p));
         rig.probes.take();
@@ -193,5 +194,34 @@ fn what_is_mapped_is_reached_at_once(profile: &Profile, mode: Mode) {
     (0..4).for_each(|i| rig.reaches(dev(3), (i + 20) << 21, page));
     rig.blocked(dev(3), AT, Ask::Write, 0x05, &ear);
     drop((group, domain));
+    rig.end();
+}
+
+fn snooping_can_be_forced(profile: &Profile, mode: Mode) {
+    let rig = Plan::new(profile, mode).up();
+    let page = rig.page();
+    let (group, _) = rig.claim(dev(3));
+    let (free, mut forced) = (group.best_spec(), group.best_spec());
+    forced.force_snoop = true;
+    let domain: Domain<Host> = rig.vtd.domain(&forced).unwrap();
+    if !profile.sc() {
+        assert!(group.attach(Target::Domain(&domain)).is_err());
+        drop((group, domain));
+        return rig.end();
+    }
+    let other: Domain<Host> = rig.vtd.domain(&free).unwrap();
+    for (domain, snooped) in [(&domain, true), (&other, false), (&domain, true)] {
+        if domain.translate(Iova::at(AT)).is_none() {
+            map(domain, AT, page, 0x1000);
+        }
+        group.attach(Target::Domain(domain)).unwrap();
+        let request = Request { no_snoop: true, ..Request::new(dev(3).source.0, vtd_emu::Access::Write, AT) };
+        match rig.host.machine().request(0, &request) {
+            Some(Answer::Passed(p)) => assert_eq!((p.address, p.snoop), (page, snooped)),
+            other => panic!("{other:x?}"),
+        }
+    }
+    rig.host.note(0, "snoop control");
+    drop((group, domain, other));
     rig.end();
 }

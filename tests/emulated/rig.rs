@@ -301,7 +301,10 @@ impl Rig {
             Ask::Read => vtd::hw::faults::Access::Read,
             Ask::Write => vtd::hw::faults::Access::Write,
         };
-        let this = |f: &&Fault| f.address.get() == at & !0xfff && f.reason.0 == reason && f.attempt == attempt;
+        // A record has no more address bits than the unit takes (11.4.14).
+        let bits = self.profiles.iter().map(Profile::mgaw).min().unwrap_or(63);
+        let page = !0xfff & (u64::MAX >> (63 - bits));
+        let this = |f: &&Fault| (f.address.get() ^ at) & page == 0 && f.reason.0 == reason && f.attempt == attempt;
         let found = heard.iter().find(this);
         let found = found.unwrap_or_else(|| panic!("{d} at {at:#x}, {reason:#x}: nobody told; heard {heard:x?}"));
         let alias = BEHIND.contains(&d) && found.source.0 == SUBSTITUTE;

@@ -37,7 +37,9 @@ pub static DEVIATIONS: &[Deviation] = &[
         |pair| {
             both(pair, |ours, theirs| {
                 let mask = (1 << (pair.case.form.width - 12)) - 1;
-                theirs.page & !mask != 0 && ours.page == theirs.page & mask && Record { page: ours.page, ..theirs } == ours
+                theirs.page & !mask != 0
+                    && ours.page == theirs.page & mask
+                    && Record { page: ours.page, ..theirs } == ours
             })
         },
     ),
@@ -84,9 +86,12 @@ pub static DEVIATIONS: &[Deviation] = &[
     new("response-without-requests", "QEMU takes page-group responses without ECAP.PRS", &[], |pair| {
         ours_stopped(pair, |[word, ..]| word & 0xf == 9)
     }),
-    new("interrupt-mask", "QEMU takes any index mask in an interrupt-cache invalidation, whatever ECAP.MHMV says", &[], |pair| {
-        ours_stopped(pair, |[word, ..]| word & 0x1f == 0x14 && word >> 27 & 0x1f > 15)
-    }),
+    new(
+        "interrupt-mask",
+        "QEMU takes any index mask in an interrupt-cache invalidation, whatever ECAP.MHMV says",
+        &[],
+        |pair| ours_stopped(pair, |[word, ..]| word & 0x1f == 0x14 && word >> 27 & 0x1f > 15),
+    ),
 ];
 
 /// Whether both recorded faults, and these.
