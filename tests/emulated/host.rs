@@ -149,8 +149,9 @@ impl Host {
         let at = self.0.arena.hpa(store.at);
         let mut machine = self.machine();
         if store.done {
-            for (i, (old, new)) in store.old.iter().zip(store.new).enumerate() {
-                machine.stored(at + 8 * i as u64, *old, *new);
+            match (store.old, store.new) {
+                (&[old0, old1], &[new0, new1]) => machine.stored_pair(at, [old0, old1], [new0, new1]),
+                (old, new) => old.iter().zip(new).for_each(|(old, new)| machine.stored(at, *old, *new)),
             }
         } else {
             machine.storing(at);
