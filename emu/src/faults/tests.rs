@@ -228,7 +228,7 @@ fn the_event_comes_with_the_first_fault_only() {
 
 #[test]
 fn an_overflow_raises_no_event_and_holds_back_others() {
-    let mut log = log(Profile::old());
+    let mut log = log(Profile::server().with_cap(0, 0xff << 40));
     log.listen();
     log.record(write(1));
     log.record(write(2));

@@ -82,6 +82,9 @@ impl Unit {
     /// An interrupt request (5.1.4). What becomes of it, a remapped interrupt or a notification, goes out through
     /// [`Bus::message`].
     pub fn interrupt(&mut self, bus: &mut dyn Bus, request: &InterruptRequest) -> InterruptAnswer {
+        if self.is_gone() {
+            return InterruptAnswer::Blocked(Reason::NONE);
+        }
         let answer = self.remap(bus, request);
         let reason = answer.as_ref().err().map(|blocked| blocked.reason);
         self.tell(Happening::Asked(request.source, None, request.address, reason));

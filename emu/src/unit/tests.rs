@@ -1,7 +1,9 @@
 //! Whatever software writes, in whatever size and wherever, a unit neither panics nor goes on for ever.
 
 use super::*;
+use crate::interrupts::{InterruptAnswer, InterruptRequest};
 use crate::memory::Memory;
+use crate::request::{Access, Answer, Request};
 use crate::testing::{FSTS, GCMD, IQA, IQT, IRTA, RTADDR, TestBus};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -128,6 +130,22 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn nothing_passes_a_unit_that_is_gone() {
+    let mut unit = Unit::new(Profile::server(), 1);
+    let mut bus = TestBus::new();
+    let request = Request::new(8, Access::Write, 0x1000);
+    let interrupt = InterruptRequest { source: 8, address: 0xfee0_0000, data: 0x41 };
+    assert!(matches!(unit.request(&mut bus, &request), Answer::Passed(_)));
+    assert_eq!(unit.interrupt(&mut bus, &interrupt), InterruptAnswer::Passed);
+    unit.adversary().gone_after = Some(0);
+    assert!(matches!(unit.request(&mut bus, &request), Answer::Blocked(_)));
+    assert!(matches!(unit.interrupt(&mut bus, &interrupt), InterruptAnswer::Blocked(_)));
+    unit.flood_faults(&mut bus, 0);
+    unit.adversary().gone_after = None;
+    assert_eq!(unit.read(&mut bus, FSTS, Size::Double), 0);
 }
 
 /// The same calls and the same seed tell the same story.

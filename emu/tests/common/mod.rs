@@ -11,6 +11,7 @@ pub const FSTS: u32 = 0x34;
 pub const FECTL: u32 = 0x38;
 pub const FEDATA: u32 = 0x3c;
 pub const FEADDR: u32 = 0x40;
+pub const IQH: u32 = 0x80;
 pub const IQT: u32 = 0x88;
 pub const IQA: u32 = 0x90;
 pub const IRTA: u32 = 0xb8;

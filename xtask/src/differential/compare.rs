@@ -20,6 +20,7 @@ pub struct Pair<'a> {
     pub theirs: &'a Seen,
     /// What QEMU answered to all steps.
     pub all: &'a [Seen],
+    pub profile: &'a Profile,
 }
 
 /// A fault record, as far as it is looked at.
@@ -81,10 +82,29 @@ impl<'a> Pair<'a> {
         (passed(self.ours), passed(self.theirs))
     }
 
+    /// Whether devices read the same.
+    pub fn data_agrees(&self) -> bool {
+        value(self.ours, What::Data) == value(self.theirs, What::Data)
+    }
+
     /// Whether the case has done that to a part of its tables.
     pub fn mutated(&self, part: impl Fn(Part) -> bool, names: &[&str]) -> bool {
-        let named = |note: &&Note| note.mutations.iter().any(|name| names.contains(name));
+        let named = |note: &&Note| note.mutations.iter().any(|one| names.contains(&one.name));
         self.case.notes.iter().filter(|note| part(note.part)).any(|note| named(&note))
+    }
+
+    /// What `vtd-emu` would answer had the case not done this to its tables.
+    pub fn as_if_without(&self, names: &[&str]) -> Option<Seen> {
+        let mut case = self.case.clone();
+        let undone: Vec<_> = case.notes.iter().flat_map(|note| &note.mutations).copied().collect();
+        let undone: Vec<_> = undone.into_iter().filter(|one| names.contains(&one.name)).collect();
+        for one in &undone {
+            let bits = one.was ^ one.now;
+            for (_, word) in case.memory.iter_mut().filter(|(at, _)| *at == one.at) {
+                *word = *word & !bits | one.was & bits;
+            }
+        }
+        if undone.is_empty() { None } else { ours::run(&case, self.profile).seen.get(self.index).cloned() }
     }
 
     /// The steps before this one, latest first.
@@ -174,9 +194,9 @@ pub fn run(case: &Case, profile: &Profile, theirs: &mut Theirs<'_>) -> Result<Ou
 
 impl Outcome {
     /// Both answers to each step that was made.
-    pub fn pairs<'a>(&'a self, case: &'a Case) -> impl Iterator<Item = Pair<'a>> {
+    pub fn pairs<'a>(&'a self, case: &'a Case, profile: &'a Profile) -> impl Iterator<Item = Pair<'a>> {
         let both = self.ours.seen.iter().zip(&self.theirs).enumerate();
-        both.map(|(index, (ours, theirs))| Pair { case, index, ours, theirs, all: &self.theirs })
+        both.map(|(index, (ours, theirs))| Pair { case, index, ours, theirs, all: &self.theirs, profile })
     }
 }
 

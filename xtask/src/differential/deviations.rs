@@ -5,6 +5,7 @@
 
 use super::case::Part;
 use super::compare::{Pair, Record};
+use super::registers::RTADDR;
 
 /// A known difference.
 pub struct Deviation {
@@ -26,8 +27,23 @@ const fn new(
     Deviation { name, reason, forms, claims }
 }
 
-/// Forms that walk second-stage tables, and report them as in legacy mode.
-const LEGACY: &[&str] = &["legacy", "legacy-39", "caching"];
+const SCALABLE: &[&str] = &["second-stage", "first-stage"];
+const FIRST: &[&str] = &["first-stage"];
+
+/// Mutations that QEMU does not see.
+const UNCHECKED: &[&str] = &[
+    "reserved bit of the directory",
+    "reserved bit of the first word",
+    "reserved bit of the second word",
+    "reserved bit of the third word",
+    "reserved bit of the last words",
+    "a feature that is not there",
+    "RID_PASID",
+    "another mode of the first stage",
+    "first-stage pointer to a hole",
+    "pointer to a hole",
+    "bit 11",
+];
 
 pub static DEVIATIONS: &[Deviation] = &[
     new(
@@ -37,21 +53,34 @@ pub static DEVIATIONS: &[Deviation] = &[
         |pair| {
             both(pair, |ours, theirs| {
                 let mask = (1 << (pair.case.form.width - 12)) - 1;
-                theirs.page & !mask != 0
-                    && ours.page == theirs.page & mask
-                    && Record { page: ours.page, ..theirs } == ours
+                theirs.page & !mask != 0 && ours.page == theirs.page & mask && akin(pair, ours, theirs)
             })
         },
     ),
     new(
+        "legacy-reasons",
+        "QEMU gives the reasons of legacy mode for root, context and second-stage entries in scalable mode (its section 3)",
+        SCALABLE,
+        |pair| same_but_reason(pair, |ours, theirs, read| ours != theirs && legacy_reason(ours, read) == theirs),
+    ),
+    new(
+        "scalable-reason",
+        "a scalable unit of QEMU's has one reason for pages in the interrupt range, in legacy mode too",
+        SCALABLE,
+        |pair| same_but_reason(pair, |ours, theirs, _| (ours, theirs) == (0x0e, 0x87)),
+    ),
+    new(
         "rights-first",
         "QEMU looks at an entry's rights before anything else in it or below it; vtd-emu at the end of the walk",
-        LEGACY,
+        &[],
         |pair| {
-            let names = ["no reading", "no writing", "nothing"];
-            same_but_reason(pair, |ours, theirs, read| {
-                matches!(ours, 0x07 | 0x0c | 0x0e) && theirs == if read { 0x06 } else { 0x05 }
-            }) && pair.mutated(|part| matches!(part, Part::Entry(2, _)), &names)
+            same_but_reason(pair, |ours, theirs, read| match theirs {
+                0x05 => !read && matches!(ours, 0x07 | 0x0c | 0x0e | 0x78 | 0x79 | 0x7a | 0x87),
+                0x06 => read && matches!(ours, 0x07 | 0x0c | 0x0e | 0x78 | 0x79 | 0x7a | 0x87),
+                0x81 => matches!(ours, 0x70 | 0x71 | 0x72 | 0x85 | 0x87 | 0x90),
+                0x85 => !read && matches!(ours, 0x70 | 0x71 | 0x72 | 0x81 | 0x87 | 0x90),
+                _ => false,
+            })
         },
     ),
     new(
@@ -66,13 +95,52 @@ pub static DEVIATIONS: &[Deviation] = &[
     ),
     new(
         "malformed-and-silent",
-        "FPD holds in a malformed entry too (7.1.3); QEMU does not ask it there",
+        "FPD holds in an absent or malformed entry too (7.1.3); QEMU does not ask it there",
         &[],
+        |pair| pair.records().0.is_none() && like(pair, &["faults not to be recorded"]),
+    ),
+    new(
+        "unchecked-reserved",
+        "QEMU checks few reserved bits of scalable tables, RID_PASID and features it lacks not at all (its section 3)",
+        SCALABLE,
+        |pair| like(pair, UNCHECKED),
+    ),
+    new(
+        "other-half",
+        "QEMU checks the reserved bits of both halves of a scalable root entry, whichever it needs",
+        SCALABLE,
         |pair| {
-            let (None, Some(theirs)) = pair.records() else { return false };
-            let silent = |part| matches!(part, Part::Context | Part::Directory | Part::PasidEntry);
-            matches!(theirs.reason, 0x0b) && pair.mutated(silent, &["faults not to be recorded"])
+            let (ours, theirs) = pair.records();
+            theirs.is_some_and(|theirs| theirs.reason == 0x0a)
+                && ours.is_none_or(|ours| !matches!(ours.reason, 0x0a | 0x3a))
+                && pair.mutated(
+                    |part| part == Part::Root,
+                    &["reserved bit in the upper half", "reserved bit below the pointer"],
+                )
         },
+    ),
+    new(
+        "type-before-presence",
+        "QEMU looks at a PASID entry's type before it looks whether it is present",
+        SCALABLE,
+        |pair| same_but_reason(pair, |ours, theirs, _| (ours, theirs) == (0x59, 0x5b)),
+    ),
+    new(
+        "first-stage-width",
+        "QEMU takes the width of first-stage addresses from AW, which does not count there (9.6)",
+        FIRST,
+        |pair| {
+            let names = ["another width", "another type"];
+            pair.records().1.is_some_and(|theirs| theirs.reason == 0x80)
+                && pair.records().0.is_none_or(|ours| ours.reason != 0x80)
+                && pair.mutated(|part| part == Part::PasidEntry, &names)
+        },
+    ),
+    new(
+        "walk-marks-unsnooped-tables",
+        "QEMU sets accessed and dirty bits whether or not walks are snooped (9.8 wants 90h)",
+        FIRST,
+        |pair| pair.records().0.is_some_and(|ours| ours.reason == 0x90) && like(pair, &["not accessed", "not dirty"]),
     ),
     new("idle-wait", "QEMU takes a wait that asks for nothing for an error (its section 4)", &[], |pair| {
         theirs_stopped(pair, |[word, ..]| word & 0xf == 5 && word & 0x70 == 0)
@@ -82,6 +150,10 @@ pub static DEVIATIONS: &[Deviation] = &[
     }),
     new("device-tlb-without-any", "QEMU takes device-TLB invalidations without ECAP.DT", &[], |pair| {
         ours_stopped(pair, |[word, ..]| matches!(word & 0xf, 3 | 8))
+    }),
+    new("wrong-mode", "QEMU takes PASID-based invalidations in legacy mode too", SCALABLE, |pair| {
+        ours_stopped(pair, |[word, ..]| matches!(word & 0xf, 6 | 7))
+            && pair.written(RTADDR).is_some_and(|root| root & 1 << 10 == 0)
     }),
     new("response-without-requests", "QEMU takes page-group responses without ECAP.PRS", &[], |pair| {
         ours_stopped(pair, |[word, ..]| word & 0xf == 9)
@@ -93,6 +165,16 @@ pub static DEVIATIONS: &[Deviation] = &[
         |pair| ours_stopped(pair, |[word, ..]| word & 0x1f == 0x14 && word >> 27 & 0x1f > 15),
     ),
 ];
+
+/// The same fault, but for what QEMU calls otherwise and for the bits of the address that it has too many.
+fn akin(pair: &Pair<'_>, ours: Record, theirs: Record) -> bool {
+    let mask = (1 << (pair.case.form.width - 12)) - 1;
+    let reason =
+        if SCALABLE.contains(&pair.case.form.name) { legacy_reason(ours.reason, ours.read) } else { ours.reason };
+    let page = theirs.page & mask;
+    let theirs = if page == ours.page { Record { page, ..theirs } } else { theirs };
+    theirs == ours || theirs == Record { reason, ..ours }
+}
 
 /// Whether both recorded faults, and these.
 fn both(pair: &Pair<'_>, what: impl Fn(Record, Record) -> bool) -> bool {
@@ -113,4 +195,38 @@ fn ours_stopped(pair: &Pair<'_>, at: impl Fn([u64; 4]) -> bool) -> bool {
 
 fn theirs_stopped(pair: &Pair<'_>, at: impl Fn([u64; 4]) -> bool) -> bool {
     pair.heads().1.is_some_and(at)
+}
+
+/// The reason that legacy mode has for what scalable mode calls so.
+fn legacy_reason(reason: u8, read: bool) -> u8 {
+    match reason {
+        0x38 => 0x08,
+        0x39 => 0x01,
+        0x3a => 0x0a,
+        0x40 => 0x09,
+        0x41 => 0x02,
+        0x42 => 0x0b,
+        0x78 => 0x07,
+        0x79 if read => 0x06,
+        0x79 | 0x85 => 0x05,
+        0x7a => 0x0c,
+        0x7b => 0x03,
+        0x84 => 0x04,
+        0x86 => 0x06,
+        other => other,
+    }
+}
+
+/// Whether QEMU answers as if the case had not done this, but for the name of a reason.
+fn like(pair: &Pair<'_>, names: &[&str]) -> bool {
+    if pair.agrees() {
+        return false;
+    }
+    let Some(ours) = pair.as_if_without(names) else { return false };
+    let pair = Pair { ours: &ours, ..*pair };
+    match pair.records() {
+        (Some(ours), Some(theirs)) => akin(&pair, ours, theirs),
+        (None, None) => pair.passed().0 == pair.passed().1 && pair.data_agrees(),
+        _ => false,
+    }
 }

@@ -74,6 +74,7 @@ fn disabling_rewinds_the_head_and_leaves_the_tail() {
 
 /// The queue stands with this cause, the head where it was.
 fn stands(line: &mut Line, cause: u32, head: u32) {
+    assert!(line.rig.unit.story.iter().any(|(_, h)| matches!(h, Happening::Refused(at, _) if *at == u64::from(head))));
     assert_eq!(line.fsts() & 0xff, 1 << 4, "IQE");
     assert_eq!(line.rig.r64(IQERCD), cause.into());
     assert_eq!(line.head(), head);

@@ -157,11 +157,11 @@ impl Scene {
         at
     }
 
-    /// A request, with the promise that its explanation comes to the same.
+    /// A request, with the promise that its explanation comes to the same if memory does its part.
     fn ask(&mut self, request: Request) -> Answer {
         let explained = self.unit.explain(&mut self.bus, &request).answer;
         let answer = self.unit.request(&mut self.bus, &request);
-        assert_eq!(explained, answer);
+        assert!(self.bus.refuses || explained == answer, "{explained:?} {answer:?}");
         answer
     }
     fn passed(&mut self, request: Request) -> Passed {

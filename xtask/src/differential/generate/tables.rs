@@ -103,7 +103,7 @@ impl Maker {
             world.domains.push(domain);
         }
         for device in Device::ALL {
-            if !self.random.percent(if self.quiet(&world) { 0 } else { 8 }) {
+            if !self.random.percent(if scalable && !self.deviant { 0 } else { 8 }) {
                 self.attach(&mut world, device);
             }
         }
@@ -284,7 +284,8 @@ impl Maker {
         let (second, first, width) = match domain.stage {
             Stage::First => (0, domain.top, 2),
             Stage::Second => (domain.top, 0, u64::from(domain.levels) - 2),
-            Stage::PassThrough => (0, 0, 0),
+            // QEMU would take it for the first stage's, were the type another.
+            Stage::PassThrough => (0, 0, 2),
         };
         [second | domain.stage.pgtt() << 6 | width << 2 | 1, domain.id.into(), first]
     }
