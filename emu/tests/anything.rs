@@ -277,7 +277,7 @@ fn act_out(m: &mut Machine<Ram>, functions: &[FunctionId], act: &Act) {
             };
             let words = [low & low_mask | kind, high & high_mask, 0, 0];
             for (n, word) in words.into_iter().enumerate().take(2 << wide) {
-                drop(m.store((base & !0xfff) + head + 8 * n as u64, word));
+                let _ = m.store((base & !0xfff) + head + 8 * n as u64, word);
             }
             m.write(0, FSTS, Size::Double, 0x70);
             m.write(0, IQT, Size::Quad, (head + (16 << wide)) % 4096);
@@ -308,13 +308,13 @@ proptest! {
             m.write(0, IQA, Size::Quad, QUEUE | u64::from(scalable) << 11);
             m.write(0, GCMD, Size::Double, 1 << 26);
             m.step(50);
-            m.write(0, RTADDR, Size::Quad, (seed >> 8) % (MEMORY / 8) & !0xfff | u64::from(scalable) << 10);
+            m.write(0, RTADDR, Size::Quad, ((seed >> 8) % (MEMORY / 8)) & !0xfff | u64::from(scalable) << 10);
             m.write(0, GCMD, Size::Double, 1 << 26 | 1 << 30);
             m.step(50);
             m.write(0, GCMD, Size::Double, 1 << 26 | 1 << 31);
             m.step(50);
             for f in &functions {
-                drop(m.translate(*f, &Dma::at(seed % 0x1000_0000), false));
+                let _ = m.translate(*f, &Dma::at(seed % 0x1000_0000), false);
             }
         }
         let mut now = 0;

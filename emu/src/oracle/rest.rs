@@ -72,7 +72,7 @@ impl Oracle {
         let mut known = None;
         self.dark.retain(|at, kind| {
             let size = 8 * kind.words() as u64;
-            let entry = at & !0xfff | (at & 0xfff) / size * size;
+            let entry = at & !0xfff | ((at & 0xfff) / size * size);
             let (now, seen) = (sight.bus.read64(*at, Snoop::Yes), sight.bus.read64(*at, Snoop::No));
             let dark = now != seen;
             let first = sight.bus.read64(entry, Snoop::Yes).unwrap_or(0);
