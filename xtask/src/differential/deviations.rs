@@ -18,6 +18,13 @@ pub struct Deviation {
     pub claims: fn(&Pair<'_>) -> bool,
 }
 
+impl Deviation {
+    /// Whether a form may have it.
+    pub fn is_of(&self, form: &str) -> bool {
+        self.forms.is_empty() || self.forms.contains(&form)
+    }
+}
+
 const fn new(
     name: &'static str,
     reason: &'static str,
@@ -113,7 +120,10 @@ pub static DEVIATIONS: &[Deviation] = &[
             let (ours, theirs) = pair.records();
             theirs.is_some_and(|theirs| theirs.reason == 0x0a)
                 && ours.is_none_or(|ours| !matches!(ours.reason, 0x0a | 0x3a))
-                && pair.mutated(|part| part == Part::Root, &["reserved bit in the upper half", "reserved bit below the pointer"])
+                && pair.mutated(
+                    |part| part == Part::Root,
+                    &["reserved bit in the upper half", "reserved bit below the pointer"],
+                )
         },
     ),
     new(
@@ -137,9 +147,7 @@ pub static DEVIATIONS: &[Deviation] = &[
         "walk-marks-unsnooped-tables",
         "QEMU sets accessed and dirty bits whether or not walks are snooped (9.8 wants 90h)",
         FIRST,
-        |pair| {
-            pair.records().0.is_some_and(|ours| ours.reason == 0x90) && like(pair, &["not accessed", "not dirty"])
-        },
+        |pair| pair.records().0.is_some_and(|ours| ours.reason == 0x90) && like(pair, &["not accessed", "not dirty"]),
     ),
     new("idle-wait", "QEMU takes a wait that asks for nothing for an error (its section 4)", &[], |pair| {
         theirs_stopped(pair, |[word, ..]| word & 0xf == 5 && word & 0x70 == 0)
@@ -157,15 +165,19 @@ pub static DEVIATIONS: &[Deviation] = &[
     new("response-without-requests", "QEMU takes page-group responses without ECAP.PRS", &[], |pair| {
         ours_stopped(pair, |[word, ..]| word & 0xf == 9)
     }),
-    new("interrupt-mask", "QEMU takes any index mask in an interrupt-cache invalidation, whatever ECAP.MHMV says", &[], |pair| {
-        ours_stopped(pair, |[word, ..]| word & 0x1f == 0x14 && word >> 27 & 0x1f > 15)
-    }),
+    new(
+        "interrupt-mask",
+        "QEMU takes any index mask in an interrupt-cache invalidation, whatever ECAP.MHMV says",
+        &[],
+        |pair| ours_stopped(pair, |[word, ..]| word & 0x1f == 0x14 && word >> 27 & 0x1f > 15),
+    ),
 ];
 
 /// The same fault, but for what QEMU calls otherwise and for the bits of the address that it has too many.
 fn akin(pair: &Pair<'_>, ours: Record, theirs: Record) -> bool {
     let mask = (1 << (pair.case.form.width - 12)) - 1;
-    let reason = if SCALABLE.contains(&pair.case.form.name) { legacy_reason(ours.reason, ours.read) } else { ours.reason };
+    let reason =
+        if SCALABLE.contains(&pair.case.form.name) { legacy_reason(ours.reason, ours.read) } else { ours.reason };
     let page = theirs.page & mask;
     let theirs = if page == ours.page { Record { page, ..theirs } } else { theirs };
     theirs == ours || theirs == Record { reason, ..ours }

@@ -136,7 +136,9 @@ impl Qtest {
         let status = status.map_or_else(|_| String::new(), |status| format!(" ({status})"));
         match words.trim() {
             "" => error.context(format!("the line to QEMU broke{status}, and QEMU said nothing")),
-            words => error.context(format!("the line to QEMU broke{status}; QEMU said: {}", places::last_lines(words, 4))),
+            words => {
+                error.context(format!("the line to QEMU broke{status}; QEMU said: {}", places::last_lines(words, 4)))
+            }
         }
     }
 
@@ -149,12 +151,6 @@ impl Qtest {
     /// A command by itself that is answered with a number.
     fn number(&mut self, command: &str) -> Result<u64> {
         let ticket = self.gather(format_args!("{command}"), SHORT)?;
-        self.finish()?.number(ticket)
-    }
-
-    /// Reads a register at once.
-    pub fn now(&mut self, at: u64, size: Width) -> Result<u64> {
-        let ticket = self.read(at, size)?;
         self.finish()?.number(ticket)
     }
 
@@ -316,6 +312,8 @@ mod tests {
     fn words_are_little_endian() {
         let round = Round(vec![Answer::Nothing, value("0x0100000000000000ff00000000000080").unwrap()]);
         assert_eq!(round.words(Ticket(1)).unwrap(), [1, 0x8000_0000_0000_00ff]);
-        assert!(round.number(Ticket(1)).is_err() && round.words(Ticket(0)).is_err() && round.number(Ticket(2)).is_err());
+        assert!(
+            round.number(Ticket(1)).is_err() && round.words(Ticket(0)).is_err() && round.number(Ticket(2)).is_err()
+        );
     }
 }

@@ -11,7 +11,11 @@ pub fn difference(outcome: &Outcome, pair: &Pair<'_>) -> String {
     let case = pair.case;
     let mut text = String::new();
     let name = case.form.name;
-    let _ = writeln!(text, "form {name}, seed {}, case {}: the units differ in step {}", case.seed, case.number, pair.index);
+    let _ = writeln!(
+        text,
+        "form {name}, seed {}, case {}: the units differ in step {}",
+        case.seed, case.number, pair.index
+    );
     let _ = writeln!(text, "\n  tables:");
     for note in &case.notes {
         let words = match note.part {

@@ -1,9 +1,9 @@
 //! Invalidation queues: descriptors that are right, and such that are nearly.
 
 use super::*;
+use crate::differential::form::Tables;
 use crate::differential::layout::{QUEUE, STATUS};
 use crate::differential::registers::{ICS, IQE};
-use crate::differential::form::Tables;
 
 /// A queue that the case has set up.
 #[derive(Clone, Copy, Debug)]
@@ -68,9 +68,7 @@ pub fn pasid_iotlb(cover: Cover) -> Descriptor {
 pub fn contexts(of: Option<(u16, u16)>) -> Descriptor {
     match of {
         None => [CONTEXTS | 1 << 4, 0, 0, 0],
-        Some((source, domain)) => {
-            [CONTEXTS | 3 << 4 | u64::from(domain) << 16 | u64::from(source) << 32, 0, 0, 0]
-        }
+        Some((source, domain)) => [CONTEXTS | 3 << 4 | u64::from(domain) << 16 | u64::from(source) << 32, 0, 0, 0],
     }
 }
 
@@ -192,7 +190,9 @@ impl Maker {
                 descriptor = [WAIT | flags | self.random.bits() << 32, STATUS, 0, 0];
             }
             // A device's translations.
-            6 if self.deviant => descriptor = [DEVICE | u64::from(self.pick(&Device::ALL).source()) << 32, 0x1000, 0, 0],
+            6 if self.deviant => {
+                descriptor = [DEVICE | u64::from(self.pick(&Device::ALL).source()) << 32, 0x1000, 0, 0]
+            }
             _ => {
                 let word = self.random.below(words) as usize;
                 descriptor[word] ^= 1 << self.random.below(64);
