@@ -44,12 +44,12 @@ impl Profile {
     pub fn with_ecap(self, set: u64, clear: u64) -> Self {
         Profile { ecap: self.ecap & !clear | set, ..self }
     }
-    /// The host address width as a mask.
+    /// The host address width as a mask; no host has less than 32 bits.
     pub(crate) fn addresses(&self) -> u64 {
-        below(self.width.into())
+        below(self.width.max(32).into())
     }
     /// Whether requests that remapping translates are kept out of protected memory (11.4.8.1).
-    pub(crate) fn protects_all(&self) -> bool {
+    pub fn protects_all(&self) -> bool {
         self.major() >= 2 || self.protects_remapped
     }
     /// Address bits of the widest tables that it walks: FRCD.FI has no others (11.4.7.6).
@@ -71,7 +71,7 @@ pub(crate) fn below(n: u32) -> u64 {
 impl Profile {
     /// CAP.ND.
     pub fn nd(&self) -> u64 {
-        self.cap >> 0 & 0x7
+        self.cap & 0x7
     }
     /// CAP.RWBF.
     pub fn rwbf(&self) -> bool {
@@ -155,7 +155,7 @@ impl Profile {
     }
     /// ECAP.C.
     pub fn coherent(&self) -> bool {
-        self.ecap >> 0 & 1 != 0
+        self.ecap & 1 != 0
     }
     /// ECAP.QI.
     pub fn qi(&self) -> bool {

@@ -157,7 +157,7 @@ fn lines_of(pipe: impl Read + Send + 'static) -> Receiver<String> {
 }
 
 /// The last lines of a pipe, when it ends.
-fn last_words_of(pipe: impl Read + Send + 'static) -> Receiver<String> {
+pub(crate) fn last_words_of(pipe: impl Read + Send + 'static) -> Receiver<String> {
     let (sender, words) = mpsc::channel();
     std::thread::spawn(move || {
         let mut last = Vec::new();

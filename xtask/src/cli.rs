@@ -25,6 +25,7 @@ pub enum Command {
     /// Say what is there, what is missing and what would be fetched
     Doctor,
     Dmar(crate::dmar::Args),
+    Differential(crate::differential::Args),
     Mutants(crate::mutants::Args),
 }
 

@@ -4,6 +4,7 @@
 
 pub mod boot;
 pub mod cli;
+pub mod differential;
 pub mod dmar;
 pub mod doctor;
 pub mod filter;

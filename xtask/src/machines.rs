@@ -67,6 +67,11 @@ impl Machine {
     pub fn has_unit(&self) -> bool {
         self.unit.is_some()
     }
+
+    /// What `-device` is told to make its remapping unit.
+    pub fn unit_device(&self, qemu: &Qemu) -> Result<String> {
+        unit(qemu, self, self.unit.with_context(|| format!("machine {} has no remapping unit", self.name))?)
+    }
 }
 
 /// The machine of that name, or a sentence with the names there are.

@@ -9,6 +9,7 @@ fn main() -> ExitCode {
         Command::Run(args) => xtask::run::run(&args),
         Command::Doctor => xtask::doctor::run(),
         Command::Dmar(args) => xtask::dmar::run(&args),
+        Command::Differential(args) => xtask::differential::run(&args),
         Command::Mutants(args) => xtask::mutants::run(&args),
         Command::Test(args) => xtask::test::run(&args),
     };

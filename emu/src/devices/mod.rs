@@ -143,10 +143,16 @@ impl Devices {
         }
     }
 
-    /// Writes configuration space; says what software must not do and did.
-    pub(crate) fn config_write(&mut self, source: SourceId, at: u16, size: Size, v: u32) -> Option<&'static str> {
+    /// Writes configuration space; says what software must not do and did, and whether the device has lost its translations.
+    pub(crate) fn config_write(
+        &mut self,
+        source: SourceId,
+        at: u16,
+        size: Size,
+        v: u32,
+    ) -> (Option<&'static str>, bool) {
         let shown = |d: &&mut Device| d.present && d.function.source == source && d.function.form != Form::Hidden;
-        let device = self.all.iter_mut().find(shown)?;
+        let Some(device) = self.all.iter_mut().find(shown) else { return (None, false) };
         let asked = device.config.write(at, size, v);
         if asked.reset {
             device.reset();
@@ -158,7 +164,7 @@ impl Devices {
             device.groups.clear();
         }
         device.settle_pages();
-        asked.wrong
+        (asked.wrong, asked.reset || asked.ats_on)
     }
 
     /// What answers to a source id below a unit.

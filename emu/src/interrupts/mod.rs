@@ -2,6 +2,8 @@
 //! in a posted-interrupt descriptor, or to the reason why not.
 
 mod entry;
+#[cfg(test)]
+mod tests;
 
 use crate::bus::{Bus, Snoop};
 use crate::caches::Cached;

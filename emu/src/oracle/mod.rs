@@ -41,6 +41,11 @@ pub enum Rule {
     QueueOverrun,
     /// A wait descriptor's status goes where there is no memory, or to the interrupt range (6.5.2.9).
     StatusAddress,
+    /// The head of the page-request queue went past its tail, or out of the queue (7.4.1).
+    PageRequestQueue,
+    /// A page-group response that no last request of a group in the queue asks for: never asked for, answered before, or of a
+    /// code that is reserved (7.6).
+    GroupResponse,
     /// A second-stage mapping under nesting is read-only, on a unit with erratum 772415.
     ReadOnlyUnderNesting,
     /// A context, PASID or interrupt-remapping entry was changed, while it was present, by several stores that belong together:
@@ -123,6 +128,9 @@ pub struct Oracle {
     dark: BTreeMap<u64, map::Kind>,
 }
 
+/// How many breaches are kept: the first are what matters.
+const MOST: usize = 256;
+
 impl Default for Oracle {
     fn default() -> Self {
         Oracle {
@@ -138,7 +146,7 @@ impl Default for Oracle {
 }
 
 impl Oracle {
-    /// What was broken so far.
+    /// What was broken so far: the first 256 breaches.
     pub fn breaches(&self) -> &[Breach] {
         &self.breaches
     }
@@ -208,7 +216,7 @@ impl Bus for Cpu<'_> {
 impl Unit {
     /// Reports a breach.
     pub(crate) fn breach(&mut self, rule: Rule, what: core::fmt::Arguments<'_>) {
-        if self.oracle.on {
+        if self.oracle.on && self.oracle.breaches.len() < MOST {
             let breach = Breach { rule, at: self.now, what: what.to_string(), history: self.story.text() };
             self.oracle.breaches.push(breach);
         }

@@ -153,7 +153,7 @@ impl Unit {
         self.queue.unawaited = flight.wait().is_none();
         match flight.what.act {
             Act::Forget(what) => self.invalidate(bus, what),
-            Act::Respond(response) => bus.respond(response),
+            Act::Respond(response) => self.respond(bus, response),
             Act::Device { request, .. } => self.watch_device(&request),
             Act::Wait(wait) => self.finish_wait(bus, &wait),
         }
@@ -161,6 +161,9 @@ impl Unit {
     }
 
     fn finish_wait(&mut self, bus: &mut dyn Bus, wait: &Wait) {
+        if wait.drain {
+            self.drain_page_requests(bus);
+        }
         if let Some((address, data)) = wait.status {
             self.watch_status(bus, address);
             let interrupts = address >> 20 == 0xfee;

@@ -26,13 +26,14 @@ mod tests;
 mod trail;
 
 use crate::bus::{Bus, Snoop};
-use crate::caches::{Caches, Stage};
+use crate::caches::Caches;
 use crate::explain::{Nobody, Observer, Step, What, Words};
 use crate::faults::{Record, RecordKind};
 use crate::oracle::Rule;
+use crate::page_requests::PageRequestTarget;
 use crate::profile::Profile;
 use crate::reason::{Completion, Reason};
-use crate::request::{Access, Answer, Fault, Kind, PageRequest, Pasid, Request};
+use crate::request::{Access, Answer, Fault, Kind, PageRequest, Request};
 use crate::state::{Mode, State};
 use crate::story::Happening;
 use crate::unit::Unit;
@@ -75,17 +76,6 @@ struct Verdict {
     denied: Option<Reason>,
     /// A read-only second-stage mapping that erratum 772415 let be written.
     erratum: Option<u64>,
-}
-
-/// The tables that a page request leads to (7.4.1).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct PageRequestTarget {
-    /// DID.
-    pub(crate) domain: u16,
-    /// The PASID, which may be RID_PASID.
-    pub(crate) pasid: Pasid,
-    /// PGTT.
-    pub(crate) stage: Stage,
 }
 
 /// How often a walk begins again.
