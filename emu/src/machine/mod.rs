@@ -140,7 +140,7 @@ impl<M: Memory> Machine<M> {
         self.stir();
     }
 
-    /// A CPU is about to store 64 bits that a unit may read.
+    /// A CPU is about to store 64 bits, or 128 aligned ones, that a unit may read.
     pub fn storing(&mut self, at: u64) {
         self.try_probes(at, When::Before);
         self.world.coherence.storing(&self.world.memory, at);
@@ -152,7 +152,7 @@ impl<M: Memory> Machine<M> {
         self.try_probes(at, When::After);
     }
 
-    /// A CPU has stored two words at once, at a multiple of 16.
+    /// It has stored two words in one step, at a multiple of 16.
     pub fn stored_pair(&mut self, at: u64, old: [u64; 2], new: [u64; 2]) {
         self.each(|unit, wires| unit.stored_pair(wires, at, old, new));
         self.try_probes(at, When::After);
@@ -171,17 +171,27 @@ impl<M: Memory> Machine<M> {
     /// Software was given memory for what units read: it holds anything.
     pub fn allocated(&mut self, at: u64, len: u64) {
         self.world.coherence.allocated(at, len);
-        for unit in self.units.iter_mut().filter(|_| len != 0) {
-            unit.allocated(at, at.saturating_add(len - 1));
+        if let Some(last) = last(at, len) {
+            self.each(|unit, _| unit.allocated(at, last));
         }
     }
 
     /// Software gave such memory back.
     pub fn freed(&mut self, at: u64, len: u64) {
-        self.world.coherence.freed(at, len);
-        if len != 0 {
-            self.each(|unit, wires| unit.freed(wires, at, at.saturating_add(len - 1)));
+        if let Some(last) = last(at, len) {
+            self.each(|unit, wires| unit.freed(wires, at, last));
         }
+        self.world.coherence.freed(at, len);
+    }
+
+    /// Switches the oracles off, for speed, or on again.
+    pub fn set_oracles(&mut self, on: bool) {
+        self.each(|unit, wires| unit.set_oracle(wires, on));
+    }
+
+    /// Software says that it owes the units nothing now: no call of its driver is under way.
+    pub fn at_rest(&mut self) {
+        self.each(|unit, wires| unit.at_rest(wires));
     }
 
     /// All that a CPU does to store 64 bits of its own: the store, what the units are told of it, and no flush. `None` where
@@ -199,26 +209,9 @@ impl<M: Memory> Machine<M> {
         self.world.coherence.leaking = percent;
     }
 
-    /// Software says that it has done all that it owes ([`Unit::at_rest`]).
-    pub fn at_rest(&mut self) {
-        self.each(|unit, wires| unit.at_rest(wires));
-    }
-
-    /// Switches the oracles off, for speed, or on again.
-    pub fn set_oracles(&mut self, on: bool) {
-        self.each(|unit, wires| unit.set_oracle(wires, on));
-    }
-
-    fn each(&mut self, act: impl Fn(&mut Unit, &mut Wires<'_, M>)) {
+    fn each(&mut self, mut act: impl FnMut(&mut Unit, &mut Wires<'_, M>)) {
         for n in 0..self.units.len() {
-            self.with(n, &act);
-        }
-    }
-
-    /// A device has forgotten its translations.
-    fn lost(&mut self, source: SourceId) {
-        for unit in &mut self.units {
-            unit.device_lost(source);
+            self.with(n, &mut act);
         }
     }
 
@@ -254,9 +247,14 @@ impl<M: Memory> Machine<M> {
     /// Takes a function out of its slot, without warning: its configuration space reads as ones, and what it was asked stays
     /// unanswered.
     pub fn remove(&mut self, f: FunctionId) {
-        self.world.devices.remove(f);
-        if let Some(source) = self.function(f).map(|function| function.source) {
-            self.lost(source);
+        let lost = self.world.devices.remove(f);
+        self.lose(lost);
+    }
+
+    /// What a device TLB held is gone with it.
+    fn lose(&mut self, lost: Option<(usize, SourceId)>) {
+        if let Some((unit, source)) = lost {
+            self.with(unit, |unit, _| unit.device_lost(source));
         }
     }
 
@@ -267,12 +265,15 @@ impl<M: Memory> Machine<M> {
 
     /// Writes configuration space.
     pub fn config_write(&mut self, source: SourceId, at: u16, size: Size, v: u32) {
-        let (wrong, lost) = self.world.devices.config_write(source, at, size, v);
-        if let Some(wrong) = wrong {
+        let Some(written) = self.world.devices.config_write(source, at, size, v) else { return };
+        self.lose(written.lost);
+        if let Some(wrong) = written.wrong {
             self.misdeeds.push((self.world.now, source, wrong));
         }
-        if lost {
-            self.lost(source);
-        }
     }
+}
+
+/// The last of `len` bytes.
+fn last(at: u64, len: u64) -> Option<u64> {
+    Some(at.saturating_add(len.checked_sub(1)?))
 }

@@ -37,7 +37,7 @@ pub enum Rule {
     /// Remapping was enabled after SRTP or SIRTP without the global invalidations that units without ESRTPS or ESIRTPS need
     /// (6.6, 6.7).
     GlobalInvalidation,
-    /// The tail of the invalidation queue went past its head (6.5.2).
+    /// The tail of the invalidation queue went past its head, or backwards (6.5.2).
     QueueOverrun,
     /// A wait descriptor's status goes where there is no memory, or to the interrupt range (6.5.2.9).
     StatusAddress,

@@ -220,24 +220,34 @@ impl Unit {
         if self.profile.error_record && !self.faults.has(ITE) {
             self.queue.error = self.queue.error & !(0xffff << 32) | u64::from(source) << 32;
         }
+        self.tell(Happening::TimedOut(source));
         self.report(bus, ITE);
     }
 
-    /// Completions arrive unasked (4.3): those that nobody waits for are an error.
+    /// Completions arrive unasked (4.3): those that nobody waits for are an error. Up to major version 5 a unit may find that
+    /// out first, and lose the others.
     pub(crate) fn complete_tags(&mut self, bus: &mut dyn Bus, source: SourceId, tags: u32) {
-        for tag in (0..32).filter(|n| tags >> n & 1 != 0) {
-            let waits = |f: &Flight| {
-                matches!(f.what.act, Act::Device { request, .. } if request.source == source)
-                    && f.sent.is_some_and(|(t, _)| t == tag)
-            };
-            if let Some(at) = self.queue.flights.iter().position(waits) {
-                self.finish(bus, at);
-            } else {
-                if self.profile.error_record && !self.faults.has(ICE) {
-                    self.queue.error = self.queue.error & !(0xffff << 48) | u64::from(source) << 48;
+        let held = self.queue.flights.iter().fold(0, |held, f| match (f.what.act, f.sent) {
+            (Act::Device { request, .. }, Some((tag, _))) if request.source == source => held | 1u32 << (tag & 31),
+            _ => held,
+        });
+        let (valid, invalid) = (tags & held, tags & !held);
+        if invalid == 0 || self.profile.major() > 5 || !self.pace.disorder {
+            for tag in (0..32).filter(|tag| valid >> tag & 1 != 0) {
+                let of = |f: &Flight| {
+                    matches!(f.what.act, Act::Device { request, .. } if request.source == source)
+                        && f.sent.is_some_and(|(t, _)| t == tag)
+                };
+                if let Some(at) = self.queue.flights.iter().position(of) {
+                    self.finish(bus, at);
                 }
-                self.report(bus, ICE);
             }
+        }
+        if invalid != 0 {
+            if self.profile.error_record && !self.faults.has(ICE) {
+                self.queue.error = self.queue.error & !(0xffff << 48) | u64::from(source) << 48;
+            }
+            self.report(bus, ICE);
         }
     }
 }

@@ -134,6 +134,7 @@ impl Unit {
                 if self.profile.error_record {
                     self.queue.error = self.queue.error & !0xf | cause as u64;
                 }
+                self.tell(Happening::Refused(self.queue.head.into(), cause as u8));
                 self.report(bus, IQE);
             }
         }
