@@ -149,8 +149,13 @@ impl Host {
         let at = self.0.arena.hpa(store.at);
         let mut machine = self.machine();
         if store.done {
-            for (i, (old, new)) in store.old.iter().zip(store.new).enumerate() {
-                machine.stored(at + 8 * i as u64, *old, *new);
+            match (store.old, store.new) {
+                (&[low, high], &[new_low, new_high]) => machine.stored_pair(at, [low, high], [new_low, new_high]),
+                (old, new) => {
+                    for (i, (old, new)) in old.iter().zip(new).enumerate() {
+                        machine.stored(at + 8 * i as u64, *old, *new);
+                    }
+                }
             }
         } else {
             machine.storing(at);

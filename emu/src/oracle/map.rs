@@ -104,6 +104,16 @@ impl Kind {
             _ => false,
         }
     }
+    /// The bits of a word that hardware may look at. Software has the others for itself, and need not flush them.
+    pub(super) fn meaning(self) -> u64 {
+        match self {
+            Kind::First(_) => SecondStageEntry::ADDRESS | 0x5ff,
+            Kind::Second(_) => {
+                SecondStageEntry::ADDRESS | 0xbff | SecondStageEntry::IR.mask() | SecondStageEntry::IW.mask()
+            }
+            _ => !0,
+        }
+    }
     pub(super) fn is_paging(self) -> bool {
         matches!(self, Kind::First(_) | Kind::Second(_))
     }
@@ -381,10 +391,16 @@ impl Oracle {
         if sight.snooped(kind) {
             return;
         }
+        let separate = sight.separate();
+        let size = 8 * kind.words() as u64;
         for at in (page..).step_by(8).take(kind.words() * usize::from(kind.entries())) {
-            let (now, seen) = (sight.bus.read64(at, Snoop::Yes), sight.bus.read64(at, Snoop::No));
-            if now != seen {
-                let (now, seen) = (now.unwrap_or(0), seen.unwrap_or(0));
+            // Of absent entries hardware reads no more.
+            let entry = page + (at - page) / size * size;
+            if !sight.views(entry).into_iter().any(|word| kind.present(&[word], separate)) {
+                continue;
+            }
+            let [now, seen] = sight.views(at);
+            if (now ^ seen) & kind.meaning() != 0 {
                 let what =
                     format_args!("{kind:?} at {page:#x} was linked; {at:#x} holds {now:#x}, the unit sees {seen:#x}");
                 sight.report(Rule::NotVisible, what);
@@ -402,6 +418,10 @@ impl Oracle {
 }
 
 impl Sight<'_> {
+    /// A word as software wrote it, and as reads see it that do not snoop.
+    pub(super) fn views(&mut self, at: u64) -> [u64; 2] {
+        [Snoop::Yes, Snoop::No].map(|snoop| self.bus.read64(at, snoop).unwrap_or(0))
+    }
     /// SSIRWE.
     pub(super) fn separate(&self) -> bool {
         self.unit.state.separate_rights && self.unit.profile.ssirws()

@@ -3,7 +3,7 @@
 use super::entries::Meaning;
 use super::map::Kind;
 use super::{Oracle, Rule, Sight};
-use crate::bus::{Bus, Snoop};
+use crate::bus::Bus;
 use crate::formats::{FirstStageEntry, PasidEntry, SecondStageEntry};
 use crate::invalidation::Invalidation;
 use crate::story::Happening;
@@ -197,7 +197,8 @@ impl Oracle {
         }
         for n in 0..store.new.len() {
             let word = at + 8 * (store.first + n) as u64;
-            if sight.bus.read64(word, Snoop::No) != sight.bus.read64(word, Snoop::Yes) {
+            let [now, seen] = sight.views(word);
+            if (now ^ seen) & kind.meaning() != 0 {
                 self.dark.insert(word, kind);
             }
         }

@@ -273,6 +273,19 @@ fn one_domain_and_pasid_may_not_lead_to_two_first_stages() {
     software.broke(&[Rule::PasidConflict]);
 }
 
+/// A guest gave Intel's pKVM pages for PASID tables, and had filled them before.
+#[test]
+fn pkvm_links_a_pasid_table_that_a_guest_has_filled() {
+    let mut software = Software::scalable(profile());
+    software.second_stage(TABLES);
+    software.second_stage(OTHERS);
+    software.entry(pasid(PASID), &PasidEntry::second_stage(TABLES, 2, 1).0);
+    software.entry(0x1_9000 + 64 * 7, &PasidEntry::second_stage(OTHERS, 2, 1).0);
+    software.clean();
+    software.store(DIRECTORY + 8, PasidDirectoryEntry::new(0x1_9000).0[0]);
+    software.broke(&[Rule::DomainConflict]);
+}
+
 #[test]
 fn one_domain_and_pasid_of_two_devices_may_lead_to_one_first_stage() {
     let mut software = Software::scalable(profile());

@@ -82,6 +82,15 @@ fn tables_that_lead_to_themselves_end() {
     software.clean();
 }
 
+/// bhyve writes the command that it wants into GCMD, and nothing that is on already.
+#[test]
+fn bhyve_switches_everything_else_off() {
+    let mut software = Software::legacy(profile());
+    software.rig.w32(crate::testing::GCMD, SRTP);
+    let broken = software.rig.unit.oracle_mut().take();
+    assert!(broken.iter().any(|breach| breach.rule == Rule::CommandOrder), "{broken:?}");
+}
+
 #[test]
 fn after_many_breaches_no_more_are_kept() {
     let mut software = Software::legacy(profile());

@@ -155,6 +155,19 @@ fn a_table_is_linked_before_it_is_visible() {
 }
 
 #[test]
+fn bits_that_hardware_ignores_need_not_be_visible() {
+    let mut software = Software::legacy(incoherent());
+    software.hold_lines();
+    software.store(OTHERS + 0x10, 0x1ff0_0000_0000_0400);
+    software.store(TABLES + 0x2008, SecondStageEntry::new(OTHERS).0[0]);
+    software.flush(TABLES + 0x2008);
+    software.store(TABLES + 0x2008, SecondStageEntry::new(OTHERS).0[0] | 1 << 52);
+    software.queue(&[iotlb_page(1, 9)]);
+    software.at_rest();
+    software.clean();
+}
+
+#[test]
 fn a_table_is_linked_once_it_is_visible() {
     let mut software = Software::legacy(incoherent());
     software.hold_lines();
