@@ -15,6 +15,8 @@ mod stores;
 mod tests;
 
 use crate::bus::{Bus, Snoop};
+use crate::caches::{Cached, Translation};
+use crate::reason::Reason;
 use crate::request::{Access, Answer, Kind, Pasid, Request, SourceId};
 use crate::unit::Unit;
 use alloc::collections::BTreeMap;
@@ -171,6 +173,14 @@ impl Sight<'_> {
     fn report(&mut self, rule: Rule, what: core::fmt::Arguments<'_>) {
         self.found.push((rule, what.to_string()));
     }
+    /// Whether a cached translation still stands in the tables, at an address of its page and for what it lets users do;
+    /// supervisors' pages are not judged.
+    fn stands(&mut self, t: &Translation, from: u64) -> bool {
+        let Cached::Valid(leaf) = &t.found else { return true };
+        let rights = (leaf.read, leaf.write && leaf.first_rights.write);
+        let to = leaf.physical.wrapping_add(from.wrapping_sub(leaf.first));
+        !leaf.first_rights.user || self.leads(t.source, t.asked, from, to, rights)
+    }
     /// Whether the tables, as software wrote them, still lead from an input address to a physical one, with these rights.
     fn leads(&mut self, source: SourceId, pasid: Option<Pasid>, from: u64, to: u64, rights: (bool, bool)) -> bool {
         let request = Request { pasid, length: 1, ..Request::new(source, Access::Read, from) };
@@ -178,6 +188,8 @@ impl Sight<'_> {
         [(rights.0, Access::Read), (rights.1, Access::Write)].into_iter().filter(|(wanted, _)| *wanted).all(
             |(_, access)| match self.unit.look(&mut cpu, &Request { access, ..request.of(Kind::Untranslated) }) {
                 Answer::Passed(passed) => passed.address == to,
+                // Protected memory: that is not the tables' word.
+                Answer::Blocked(fault) => fault.reason == Reason::NONE,
                 _ => false,
             },
         )
