@@ -70,7 +70,7 @@ impl Oracle {
     fn check_table(&mut self, sight: &mut Sight<'_>, first: u64, last: u64) {
         let state = &sight.unit.state;
         let (base, entries) = (state.interrupts, u64::from(state.interrupt_entries));
-        if state.remapping && first <= base.saturating_add(16 * entries - 1) && base <= last {
+        if state.remapping && first < base.saturating_add(16 * entries) && base <= last {
             sight.report(Rule::LiveTableFreed, format_args!("interrupt-remapping table at {base:#x}"));
         }
         if !state.translation {

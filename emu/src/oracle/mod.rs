@@ -128,6 +128,9 @@ pub struct Oracle {
     dark: BTreeMap<u64, map::Kind>,
 }
 
+/// How many breaches are kept: the first are what matters.
+const MOST: usize = 256;
+
 impl Default for Oracle {
     fn default() -> Self {
         Oracle {
@@ -143,7 +146,7 @@ impl Default for Oracle {
 }
 
 impl Oracle {
-    /// What was broken so far.
+    /// What was broken so far: the first 256 breaches.
     pub fn breaches(&self) -> &[Breach] {
         &self.breaches
     }
@@ -213,7 +216,7 @@ impl Bus for Cpu<'_> {
 impl Unit {
     /// Reports a breach.
     pub(crate) fn breach(&mut self, rule: Rule, what: core::fmt::Arguments<'_>) {
-        if self.oracle.on {
+        if self.oracle.on && self.oracle.breaches.len() < MOST {
             let breach = Breach { rule, at: self.now, what: what.to_string(), history: self.story.text() };
             self.oracle.breaches.push(breach);
         }

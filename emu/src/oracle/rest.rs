@@ -42,7 +42,7 @@ fn pasid_entry(sight: &mut Sight<'_>, source: SourceId, pasid: Pasid) -> Option<
     if sight.unit.state.mode != Mode::Scalable || pasid > context.last_pasid() {
         return None;
     }
-    let at = context.directory() + 8 * u64::from(pasid >> 6);
+    let at = context.directory().wrapping_add(8 * u64::from(pasid >> 6));
     let directory = PasidDirectoryEntry([sight.word(at)]);
     if !directory.has(PasidDirectoryEntry::P) {
         return None;
@@ -197,7 +197,7 @@ impl Oracle {
     fn check_interrupts(&mut self, sight: &mut Sight<'_>) {
         let unit = sight.unit;
         for (index, entry) in unit.caches.interrupts() {
-            let at = unit.state.interrupts + 16 * u64::from(index);
+            let at = unit.state.interrupts.wrapping_add(16 * u64::from(index));
             let now = [sight.word(at), sight.word(at + 8)];
             match entry {
                 Cached::Valid(held) if *held != now => {

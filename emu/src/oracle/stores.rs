@@ -100,9 +100,10 @@ impl Oracle {
         // What an entry serves matters below only if it is known.
         let base = self.map.base(page, kind);
         let serves = base.unwrap_or(0).wrapping_add((index as u64).wrapping_mul(kind.span()));
-        match Meaning::of(kind, is, serves).filter(|_| present.1) {
+        let valid = kind.valid(is, &sight.unit.profile, separate);
+        match Meaning::of(kind, is, serves).filter(|_| valid) {
             Some(meaning) => self.learn(sight, at, meaning, !present.0),
-            None => drop(self.map.known.remove(&at)),
+            None => self.map.known.forget(at, at),
         }
         self.relink(sight, kind, at, is, serves);
         if let Some(source) = base.and_then(|base| base.checked_add(index as u64))
@@ -146,7 +147,7 @@ impl Oracle {
             return;
         }
         let before = self.touched.entry(at).or_default();
-        let torn = was && *before != 0 && changed & !*before != 0;
+        let torn = was && *before & !changed != 0 && changed & !*before != 0;
         *before |= changed;
         if torn {
             sight.report(
