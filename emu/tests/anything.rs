@@ -308,7 +308,7 @@ proptest! {
             m.write(0, IQA, Size::Quad, QUEUE | u64::from(scalable) << 11);
             m.write(0, GCMD, Size::Double, 1 << 26);
             m.step(50);
-            m.write(0, RTADDR, Size::Quad, (seed >> 8) % (MEMORY / 8) & !0xfff | u64::from(scalable) << 10);
+            m.write(0, RTADDR, Size::Quad, ((seed >> 8) % (MEMORY / 8)) & !0xfff | u64::from(scalable) << 10);
             m.write(0, GCMD, Size::Double, 1 << 26 | 1 << 30);
             m.step(50);
             m.write(0, GCMD, Size::Double, 1 << 26 | 1 << 31);
