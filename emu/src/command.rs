@@ -118,7 +118,7 @@ impl Unit {
         if bits == 0 {
             return;
         }
-        if bits & bits - 1 != 0 {
+        if !bits.is_power_of_two() {
             self.breach(Rule::CommandOrder, format_args!("GCMD = {v:#x} gives several commands at once: {bits:#x}"));
         }
         self.submit(Port::Global);
@@ -305,6 +305,9 @@ impl Unit {
             self.faults.rewind();
         }
         self.tell(Happening::Commanded(bit, set));
+        if bit & (SRTP | TE) != 0 {
+            self.watch_tables(bus);
+        }
     }
 
     fn set_root(&mut self, bus: &mut dyn Bus) {
@@ -395,3 +398,6 @@ impl Unit {
         self.registers.iotlb = v & !(IVT | 3 << 57) | done << 57;
     }
 }
+
+#[cfg(test)]
+mod tests;

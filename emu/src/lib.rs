@@ -50,7 +50,7 @@ pub use devices::{Alias, Answers, Ats, Form, Function, FunctionId, Kept, Manner,
 pub use explain::{Explanation, Step, What, Words};
 pub use interrupts::{InterruptAnswer, InterruptRequest};
 pub use invalidation::{Invalidation, Pages};
-pub use machine::{Blocked, Dma, Machine, Message, Via};
+pub use machine::{Blocked, Dma, Machine, Message, Probe, Probes, Seen, Sight, Via, When};
 pub use memory::{Memory, Ram};
 pub use oracle::{Breach, Oracle, Rule};
 pub use pace::Pace;
@@ -61,3 +61,8 @@ pub use request::{Access, Answer, Fault, Kind, PageAnswer, PageRequest, Pasid, P
 pub use state::{Mode, State};
 pub use story::{Happening, Story};
 pub use unit::{Size, Unit};
+
+/// The guide, so that its example runs.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/emulator.md")]
+pub struct Guide;

@@ -14,13 +14,16 @@ pub struct Pace {
     pub fetch: u32,
     /// Most descriptors that are fetched and not completed.
     pub in_flight: u32,
-    /// Descriptors overtake each other wherever 6.5.2.12 lets them; without, never, but device-TLB invalidations wait for
-    /// their devices side by side.
+    /// Descriptors overtake each other wherever 6.5.2.12 lets them; without, they overtake device-TLB invalidations that are on
+    /// their way, and nothing else.
     pub disorder: bool,
     /// ITags: most device-TLB invalidations on their way at a time, 1 to 32.
     pub tags: u8,
     /// Nanoseconds after which a device-TLB invalidation has timed out.
     pub timeout: u64,
+    /// Fewest and most steps that a page request waits at the unit before it comes to the queue; a wait with PD brings those
+    /// about that have come before (7.7).
+    pub page_request: (u32, u32),
     /// Of the choices that the ranges leave.
     pub seed: u64,
 }
@@ -41,6 +44,7 @@ impl Pace {
             disorder: false,
             tags: 32,
             timeout: 50_000_000,
+            page_request: (0, 0),
             seed: 0,
         }
     }
@@ -53,6 +57,7 @@ impl Pace {
             in_flight: 16,
             disorder: true,
             tags: 4,
+            page_request: (0, 20),
             seed,
             ..Pace::prompt()
         }

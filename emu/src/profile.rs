@@ -4,6 +4,8 @@ mod shipped;
 
 pub use shipped::Qemu;
 
+use crate::bus::Snoop;
+
 /// A unit's make. Everything is public: start from one of the shipped profiles and change what the test is about.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Profile {
@@ -44,12 +46,17 @@ impl Profile {
     pub fn with_ecap(self, set: u64, clear: u64) -> Self {
         Profile { ecap: self.ecap & !clear | set, ..self }
     }
-    /// The host address width as a mask.
+    /// How root, context and PASID tables, legacy second-stage tables and the interrupt-remapping table are read (3.10).
+    /// Write buffers that hold stores back (6.8) do so whether caches are snooped or not.
+    pub(crate) fn snoop(&self) -> Snoop {
+        if self.coherent() && !self.rwbf() { Snoop::Yes } else { Snoop::No }
+    }
+    /// The host address width as a mask; no host has less than 32 bits.
     pub(crate) fn addresses(&self) -> u64 {
-        below(self.width.into())
+        below(self.width.max(32).into())
     }
     /// Whether requests that remapping translates are kept out of protected memory (11.4.8.1).
-    pub(crate) fn protects_all(&self) -> bool {
+    pub fn protects_all(&self) -> bool {
         self.major() >= 2 || self.protects_remapped
     }
     /// Address bits of the widest tables that it walks: FRCD.FI has no others (11.4.7.6).
@@ -71,7 +78,7 @@ pub(crate) fn below(n: u32) -> u64 {
 impl Profile {
     /// CAP.ND.
     pub fn nd(&self) -> u64 {
-        self.cap >> 0 & 0x7
+        self.cap & 0x7
     }
     /// CAP.RWBF.
     pub fn rwbf(&self) -> bool {
@@ -155,7 +162,7 @@ impl Profile {
     }
     /// ECAP.C.
     pub fn coherent(&self) -> bool {
-        self.ecap >> 0 & 1 != 0
+        self.ecap & 1 != 0
     }
     /// ECAP.QI.
     pub fn qi(&self) -> bool {

@@ -4,7 +4,9 @@
 
 use crate::bus::Bus;
 use crate::command::{Port, QIE, SIRTP, SRTP};
+use crate::faults::{ICE, IQE, ITE};
 use crate::oracle::Rule;
+use crate::page_requests::PageRequests;
 use crate::profile::below;
 use crate::state::Mode;
 use crate::story::Happening;
@@ -191,8 +193,10 @@ impl Unit {
             0x20 | 0x24 => self.write_rtaddr(at, v),
             0x28 | 0x2c => self.write_ccmd(high, v),
             0x34 => {
-                self.reserved(at, v, 0xffff_008c);
-                self.write_fsts(v);
+                let queue = if p.qi() { 0 } else { IQE };
+                let devices = if p.dt() { 0 } else { ICE | ITE };
+                let kept = self.reserved(at, v, 0xffff_008c | queue | devices);
+                self.write_fsts(kept);
             }
             0x38..=0x44 => {
                 let n = (at - 0x38) / 4;
@@ -204,7 +208,7 @@ impl Unit {
                 self.registers.protect = v >> 31 != 0;
                 self.protect(v >> 31 != 0);
             }
-            0x68..=0x7c if at < 0x70 && p.plmr() || at >= 0x70 && p.phmr() => self.write_region(at, v & address),
+            0x68..=0x7c if at < 0x70 && p.plmr() || at >= 0x70 && p.phmr() => self.write_region(at, v),
             0x80 | 0x84 | 0xb0 | 0xb4 if p.qi() => (),
             0x88 if p.qi() => {
                 self.reserved(at, v, !0x7fff0);
@@ -212,7 +216,7 @@ impl Unit {
             }
             0x90 | 0x94 if p.qi() => {
                 let kept = self.reserved(at, v, if high { 0 } else { 0x7f8 });
-                self.write_iqa(high, kept & (address | 0xfff * u32::from(!high)));
+                self.write_iqa(high, kept & address);
             }
             0x9c if p.qi() => {
                 if self.reserved(at, v, !1) & 1 != 0 {
@@ -226,7 +230,7 @@ impl Unit {
                 self.queue.event.write(bus, n, kept);
             }
             0xb8 | 0xbc if p.ir() => self.write_irta(at, v),
-            0xc0..=0xec if p.prs() => self.page_requests.write(bus, at, v),
+            0xc0..=0xec if p.prs() => self.write_page_requests(bus, at, v),
             0x100 | 0x104 if p.mts() => (),
             0x108..=0x21c if p.mts() => {
                 let kept = v & half(self.mtrr_bits(at & !4), high);
@@ -286,7 +290,7 @@ impl Unit {
         let high = at == 0x24;
         let rights = if self.profile.ssirws() { 0 } else { 1 << 7 };
         let kept = self.reserved(at, v, if high { 0 } else { 0x37f | rights });
-        let kept = kept & (half(self.profile.addresses(), high) | 0xfff * u32::from(!high));
+        let kept = kept & half(self.profile.addresses(), high);
         if self.commands.pending_bit(SRTP) {
             self.breach(Rule::CommandOrder, format_args!("RTADDR was written while SRTP is pending"));
         }
@@ -352,6 +356,8 @@ impl Unit {
         if self.registers.protection || self.commands.pending(Port::Protection) {
             self.breach(Rule::CommandOrder, format_args!("a protected region was changed while PRS is set ({at:#x})"));
         }
+        let high = at >= 0x70 && at & 4 != 0;
+        let v = v & half(self.profile.addresses(), high);
         let [low, phm] = &mut self.registers.regions;
         let to = match at {
             0x68 => &mut low.0,
@@ -359,7 +365,7 @@ impl Unit {
             0x70 | 0x74 => &mut phm.0,
             _ => &mut phm.1,
         };
-        set_half(to, at >= 0x70 && at & 4 != 0, v);
+        set_half(to, high, v);
         *to &= !below(self.profile.region_bits.into());
     }
 
@@ -367,7 +373,7 @@ impl Unit {
         let high = at == 0xbc;
         let extended = if self.profile.eim() { 0 } else { 1 << 11 };
         let kept = self.reserved(at, v, if high { 0 } else { 0x7f0 | extended });
-        let kept = kept & (half(self.profile.addresses(), high) | 0xfff * u32::from(!high));
+        let kept = kept & half(self.profile.addresses(), high);
         if self.commands.pending_bit(SIRTP) {
             self.breach(Rule::CommandOrder, format_args!("IRTA was written while SIRTP is pending"));
         }
@@ -387,6 +393,19 @@ impl Unit {
         self.queue.iqa_written = true;
     }
 
+    fn write_page_requests(&mut self, bus: &mut dyn Bus, at: u32, v: u32) {
+        let kept = match at {
+            0xe0.. => self.event_bits(at, (at - 0xe0) / 4, v),
+            _ => self.reserved(at, v, PageRequests::reserved(at)),
+        };
+        let address = half(self.profile.addresses(), at & 4 != 0);
+        if at == 0xc0 && !self.page_requests.may_head(kept) {
+            let [head, tail] = [0xc0, 0xc8].map(|at| self.page_requests.read(at));
+            self.breach(Rule::PageRequestQueue, format_args!("PQH from {head:#x} to {kept:#x} with PQT at {tail:#x}"));
+        }
+        self.page_requests.write(bus, at, if at & !4 == 0xd0 { kept & address } else { kept });
+    }
+
     /// The bits that an MTRR has (11.4.12).
     fn mtrr_bits(&self, at: u32) -> u64 {
         let pages = self.profile.addresses() & !0xfff;
@@ -400,3 +419,6 @@ impl Unit {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

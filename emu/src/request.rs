@@ -189,4 +189,6 @@ pub enum PageAnswer {
     Answered(u8),
     /// It was dropped without an answer.
     Dropped,
+    /// The unit has it, and sees to it later.
+    Received,
 }

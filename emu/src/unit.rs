@@ -157,7 +157,8 @@ impl Unit {
         }
         let commands = self.step_commands(bus);
         let queue = self.step_queue(bus);
-        commands || queue
+        let page_requests = self.step_page_requests(bus);
+        commands || queue || page_requests
     }
     /// A number of a range, ends included.
     pub(crate) fn draw(&mut self, (least, most): (u32, u32)) -> u32 {
@@ -165,3 +166,6 @@ impl Unit {
         least.saturating_add(more as u32)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -346,9 +346,9 @@ impl<M: Memory> Machine<M> {
         let request = InterruptRequest { source, address: dma.address, data };
         match self.with(unit, |u, wires| u.interrupt(wires, &request)) {
             Some(InterruptAnswer::Blocked(reason)) => Err(Blocked::Interrupt(reason)),
-            // The unit has sent on what there was to send.
-            Some(_) => Ok(()),
-            None => {
+            // The unit has sent what there was to send.
+            Some(InterruptAnswer::Remapped(..) | InterruptAnswer::Posted(_)) => Ok(()),
+            Some(InterruptAnswer::Passed) | None => {
                 self.world.messages.push(Message { unit, address: dma.address, data });
                 Ok(())
             }

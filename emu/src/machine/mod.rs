@@ -5,20 +5,22 @@
 
 mod coherence;
 mod dma;
+mod probes;
 #[cfg(test)]
 mod tests;
 mod wires;
 
 pub use dma::{Blocked, Dma, Via};
+pub use probes::{Probe, Probes, Seen, Sight, When};
 pub use wires::Message;
 
+use crate::bus::Bus;
 use crate::devices::{Devices, Function, FunctionId};
 use crate::memory::Memory;
 use crate::oracle::Breach;
 use crate::profile::Profile;
 use crate::random::Random;
 use crate::request::{Answer, Request, SourceId};
-use crate::story::Happening;
 use crate::unit::{Size, Unit};
 use alloc::vec::Vec;
 use coherence::Coherence;
@@ -34,6 +36,7 @@ pub struct Machine<M> {
     world: World<M>,
     /// What software did to configuration space and must not: when, and in words.
     misdeeds: Vec<(u64, SourceId, &'static str)>,
+    probes: Probes,
 }
 
 impl<M: Memory> Machine<M> {
@@ -42,7 +45,7 @@ impl<M: Memory> Machine<M> {
         let mut random = Random::new(seed);
         let coherence = Coherence::new(random.bits());
         let world = World { memory, coherence, devices: Devices::default(), messages: Vec::new(), random, now: 0 };
-        Machine { units: Vec::new(), world, misdeeds: Vec::new() }
+        Machine { units: Vec::new(), world, misdeeds: Vec::new(), probes: Probes::default() }
     }
 
     /// Adds a unit as it comes out of reset; returns its index.
@@ -80,7 +83,11 @@ impl<M: Memory> Machine<M> {
         self.world.now
     }
 
-    /// Lets a unit do something with the world as it reaches it, at the machine's time.
+    /// Lets a unit do something with the world as it reaches it, at the machine's time. `None` where there is no such unit.
+    pub fn with_unit<R>(&mut self, n: usize, act: impl FnOnce(&mut Unit, &mut dyn Bus) -> R) -> Option<R> {
+        self.with(n, |unit, wires| act(unit, wires))
+    }
+
     fn with<R>(&mut self, n: usize, act: impl FnOnce(&mut Unit, &mut Wires<'_, M>) -> R) -> Option<R> {
         let unit = self.units.get_mut(n)?;
         let mut wires = Wires { world: &mut self.world, unit: n };
@@ -88,9 +95,7 @@ impl<M: Memory> Machine<M> {
         if behind != 0 {
             unit.step(&mut wires, 0, behind);
         }
-        let done = act(unit, &mut wires);
-        self.world.now = self.world.now.max(unit.now);
-        Some(done)
+        Some(act(unit, &mut wires))
     }
 
     /// A CPU reads a register of a unit, at a byte offset. Where there is no unit all bits are ones.
@@ -126,26 +131,31 @@ impl<M: Memory> Machine<M> {
     }
 
     fn pass(&mut self, nanoseconds: u64) {
-        let until = self.world.now.saturating_add(nanoseconds);
-        for n in 0..self.units.len() {
-            self.with(n, |u, wires| {
-                let left = until.saturating_sub(u.now);
-                u.step(wires, 1, left);
-            });
+        self.world.now = self.world.now.saturating_add(nanoseconds);
+        for (n, unit) in self.units.iter_mut().enumerate() {
+            let left = self.world.now.saturating_sub(unit.now);
+            unit.step(&mut Wires { world: &mut self.world, unit: n }, 1, left);
         }
-        self.world.now = self.world.now.max(until);
         self.world.coherence.step();
         self.stir();
     }
 
-    /// A CPU is about to store 64 bits that a unit may read.
+    /// A CPU is about to store 64 bits, or 128 aligned ones, that a unit may read.
     pub fn storing(&mut self, at: u64) {
+        self.try_probes(at, When::Before);
         self.world.coherence.storing(&self.world.memory, at);
     }
 
     /// It has: `new` where `old` stood.
     pub fn stored(&mut self, at: u64, old: u64, new: u64) {
-        self.tell(Happening::Stored(at, old, new));
+        self.each(|unit, wires| unit.stored(wires, at, old, new));
+        self.try_probes(at, When::After);
+    }
+
+    /// It has stored two words in one step, at a multiple of 16.
+    pub fn stored_pair(&mut self, at: u64, old: [u64; 2], new: [u64; 2]) {
+        self.each(|unit, wires| unit.stored_pair(wires, at, old, new));
+        self.try_probes(at, When::After);
     }
 
     /// A CPU flushes the lines of these bytes; it has an effect from the next fence on.
@@ -161,13 +171,22 @@ impl<M: Memory> Machine<M> {
     /// Software was given memory for what units read: it holds anything.
     pub fn allocated(&mut self, at: u64, len: u64) {
         self.world.coherence.allocated(at, len);
-        self.tell(Happening::Allocated(at, at.saturating_add(len.saturating_sub(1))));
+        if let Some(last) = last(at, len) {
+            self.each(|unit, _| unit.allocated(at, last));
+        }
     }
 
     /// Software gave such memory back.
     pub fn freed(&mut self, at: u64, len: u64) {
+        if let Some(last) = last(at, len) {
+            self.each(|unit, wires| unit.freed(wires, at, last));
+        }
         self.world.coherence.freed(at, len);
-        self.tell(Happening::Freed(at, at.saturating_add(len.saturating_sub(1))));
+    }
+
+    /// Software says that it owes the units nothing now: no call of its driver is under way.
+    pub fn at_rest(&mut self) {
+        self.each(|unit, wires| unit.at_rest(wires));
     }
 
     /// All that a CPU does to store 64 bits of its own: the store, what the units are told of it, and no flush. `None` where
@@ -185,9 +204,9 @@ impl<M: Memory> Machine<M> {
         self.world.coherence.leaking = percent;
     }
 
-    fn tell(&mut self, what: Happening) {
-        for unit in &mut self.units {
-            unit.tell(what);
+    fn each(&mut self, mut act: impl FnMut(&mut Unit, &mut Wires<'_, M>)) {
+        for n in 0..self.units.len() {
+            self.with(n, &mut act);
         }
     }
 
@@ -223,7 +242,15 @@ impl<M: Memory> Machine<M> {
     /// Takes a function out of its slot, without warning: its configuration space reads as ones, and what it was asked stays
     /// unanswered.
     pub fn remove(&mut self, f: FunctionId) {
-        self.world.devices.remove(f);
+        let lost = self.world.devices.remove(f);
+        self.lose(lost);
+    }
+
+    /// What a device TLB held is gone with it.
+    fn lose(&mut self, lost: Option<(usize, SourceId)>) {
+        if let Some((unit, source)) = lost {
+            self.with(unit, |unit, _| unit.device_lost(source));
+        }
     }
 
     /// Reads the aligned 32 bits of a function's configuration space that hold the byte at `at`; ones where there is none.
@@ -233,8 +260,15 @@ impl<M: Memory> Machine<M> {
 
     /// Writes configuration space.
     pub fn config_write(&mut self, source: SourceId, at: u16, size: Size, v: u32) {
-        if let Some(wrong) = self.world.devices.config_write(source, at, size, v) {
+        let Some(written) = self.world.devices.config_write(source, at, size, v) else { return };
+        self.lose(written.lost);
+        if let Some(wrong) = written.wrong {
             self.misdeeds.push((self.world.now, source, wrong));
         }
     }
+}
+
+/// The last of `len` bytes.
+fn last(at: u64, len: u64) -> Option<u64> {
+    Some(at.saturating_add(len.checked_sub(1)?))
 }

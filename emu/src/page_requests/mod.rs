@@ -1,23 +1,31 @@
 //! Page requests (7.4 to 7.7, 11.4.11): the queue that software reads, its registers and event, overflow, and what the unit
 //! answers itself.
 
+#[cfg(test)]
+mod tests;
+
 use crate::bus::{Bus, GroupResponse};
 use crate::caches::Stage;
 use crate::events::Event;
 use crate::faults::{Record, RecordKind};
-use crate::invalidation::{Invalidation, Pages};
-use crate::request::{Fault, PageAnswer, PageRequest, Pasid};
+use crate::invalidation::Invalidation;
+use crate::oracle::Rule;
+use crate::request::{Fault, PageAnswer, PageRequest, Pasid, SourceId};
 use crate::story::Happening;
 use crate::unit::Unit;
+use alloc::collections::{BTreeSet, VecDeque};
 
 /// Response codes (Table 32).
 const SUCCESS: u8 = 0;
 const INVALID: u8 = 1;
+const FAILURE: u8 = 15;
 
 /// Bytes of a page-request descriptor.
 const DESCRIPTOR: u32 = 32;
 /// The bits that PQH and PQT have.
 const OFFSET: u32 = 0x7_ffe0;
+/// Most page requests that wait at the unit; one more pushes the first to the queue.
+const INGRESS: usize = 64;
 /// PRS.PPR.
 const PENDING: u32 = 1;
 /// PRS.PRO.
@@ -46,11 +54,24 @@ pub(crate) struct PageRequests {
     pending: bool,
     overflow: bool,
     event: Event,
+    /// Requests that have come and wait for their turn, with the steps that they still take.
+    received: VecDeque<(u32, PageRequest)>,
+    /// Groups whose last request stands in the queue and that software has not answered.
+    unanswered: BTreeSet<(SourceId, Option<Pasid>, u16)>,
 }
 
 impl Default for PageRequests {
     fn default() -> Self {
-        PageRequests { head: 0, tail: 0, address: 0, pending: false, overflow: false, event: Event::new() }
+        PageRequests {
+            head: 0,
+            tail: 0,
+            address: 0,
+            pending: false,
+            overflow: false,
+            event: Event::new(),
+            received: VecDeque::new(),
+            unanswered: BTreeSet::new(),
+        }
     }
 }
 
@@ -85,6 +106,23 @@ impl PageRequests {
             0xe0..=0xef => self.event.write(bus, (at - 0xe0) / 4, v),
             _ => (),
         }
+    }
+
+    /// The bits that a double word of PQH to PRS has not.
+    pub(crate) fn reserved(at: u32) -> u32 {
+        match at {
+            0xc0 | 0xc8 => !OFFSET,
+            0xd0 => 0xff8,
+            0xd4 => 0,
+            0xdc => !(PENDING | OVERFLOW),
+            _ => u32::MAX,
+        }
+    }
+
+    /// Whether software may move the head there: to 0 to begin anew, or within what the queue holds.
+    pub(crate) fn may_head(&self, v: u32) -> bool {
+        let moved = self.wrap(v.wrapping_sub(self.head));
+        v == 0 || self.wrap(v) == v && moved <= self.wrap(self.tail.wrapping_sub(self.head))
     }
 
     /// Whether software has something to see to: then nothing more interrupts it.
@@ -144,11 +182,60 @@ impl Unit {
     ///
     /// Units that know no page requests, or do not translate, drop it like any message that they do not support.
     pub fn page_request(&mut self, bus: &mut dyn Bus, request: &PageRequest) -> PageAnswer {
-        if !self.profile.prs() || !self.state.translation {
+        if !self.profile.prs() || !self.state.translation || self.is_gone() {
+            return PageAnswer::Dropped;
+        }
+        let steps = self.draw(self.pace.page_request);
+        if steps == 0 && self.page_requests.received.is_empty() {
+            return self.process_page_request(bus, request);
+        }
+        if self.page_requests.received.len() >= INGRESS {
+            self.next_page_request(bus);
+        }
+        self.page_requests.received.push_back((steps, *request));
+        PageAnswer::Received
+    }
+
+    /// One step for the page requests that wait; whether there are any.
+    pub(crate) fn step_page_requests(&mut self, bus: &mut dyn Bus) -> bool {
+        match self.page_requests.received.front_mut() {
+            None => return false,
+            Some((0, _)) => self.next_page_request(bus),
+            Some((left, _)) => *left -= 1,
+        }
+        true
+    }
+
+    /// All that have come reach the queue, or are answered (7.7).
+    pub(crate) fn drain_page_requests(&mut self, bus: &mut dyn Bus) {
+        while !self.page_requests.received.is_empty() {
+            self.next_page_request(bus);
+        }
+    }
+
+    fn next_page_request(&mut self, bus: &mut dyn Bus) {
+        if let Some((_, request)) = self.page_requests.received.pop_front() {
+            self.process_page_request(bus, &request);
+        }
+    }
+
+    fn process_page_request(&mut self, bus: &mut dyn Bus, request: &PageRequest) -> PageAnswer {
+        if !self.state.translation {
             return PageAnswer::Dropped;
         }
         let target = self.check_page_request(bus, request);
         self.admit_page_request(bus, request, target)
+    }
+
+    /// Software answers a group (7.6).
+    pub(crate) fn respond(&mut self, bus: &mut dyn Bus, response: GroupResponse) {
+        let GroupResponse { source, pasid, group, code } = response;
+        let asked = self.page_requests.unanswered.remove(&(source, pasid, group));
+        if !asked || !matches!(code, SUCCESS | INVALID | FAILURE) {
+            let known = if asked { "a reserved code" } else { "nobody asked" };
+            self.breach(Rule::GroupResponse, format_args!("{response:x?}: {known}"));
+        }
+        bus.respond(response);
     }
 
     /// Goes on with a page request once the tables have been asked (7.4.1). Their faults come first: hardware finds out about
@@ -204,28 +291,19 @@ impl Unit {
             }
             return Err(SUCCESS);
         }
-        self.invalidate_for(request.address, target);
+        let PageRequestTarget { domain, pasid, stage } = target;
+        self.forget(Invalidation::of_page_request(stage, domain, pasid, request.address & !0xfff));
         // Where there is no memory, the request has failed before it stood in the queue (note to Table 30); no reason is
         // defined for that, so none is recorded.
         self.page_requests.push(bus, request).ok_or(INVALID)?;
         self.page_requests.pending = true;
+        if request.last && !stop_marker(request) {
+            self.page_requests.unanswered.insert((request.source, request.pasid, request.group & 0x1ff));
+        }
         if quiet {
             self.page_requests.event.raise(bus);
         }
         Ok(())
-    }
-
-    /// The invalidation that a page request implies (6.5.3.1, Table 27).
-    fn invalidate_for(&mut self, address: u64, target: PageRequestTarget) {
-        let PageRequestTarget { domain, pasid, stage } = target;
-        let page = Pages { address: address & !0xfff, order: 0, leaf_only: false };
-        let what = match stage {
-            Stage::First => Invalidation::PasidIotlbPages(domain, pasid, page),
-            Stage::Second | Stage::PassThrough => Invalidation::IotlbPages(domain, page),
-            Stage::Nested => Invalidation::IotlbOfDomain(domain),
-        };
-        self.caches.invalidate(&what, self.state.mode);
-        self.tell(Happening::Forgot(what));
     }
 
     fn record_page_request(&mut self, bus: &mut dyn Bus, request: &PageRequest, fault: &Fault) {

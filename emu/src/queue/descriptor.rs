@@ -63,6 +63,8 @@ pub(crate) struct Wait {
     pub(crate) interrupt: bool,
     /// FN.
     pub(crate) fence: bool,
+    /// PD.
+    pub(crate) drain: bool,
 }
 
 /// A valid descriptor.
@@ -212,6 +214,7 @@ pub(crate) fn decode(words: [u64; 4], wide: bool, profile: &Profile, mode: Mode)
             status: (q0 & 1 << 5 != 0).then_some((q1 & profile.addresses() & !3, (q0 >> 32) as u32)),
             interrupt: q0 & 1 << 4 != 0,
             fence: q0 & 1 << 6 != 0,
+            drain: q0 & 1 << 7 != 0,
         }),
     };
     Ok(Descriptor { class, act })

@@ -32,6 +32,8 @@ impl Tree {
     /// Cargo in the copy.
     pub fn cargo(&self) -> Command {
         let mut command = places::cargo();
+        // Nobody looks into these programs.
+        command.env("CARGO_PROFILE_TEST_DEBUG", "0");
         command.current_dir(&self.root).env("CARGO_TARGET_DIR", &self.target);
         command
     }
