@@ -144,12 +144,11 @@ impl Host {
     fn stored(&self, store: &Store<'_>) {
         let at = self.0.arena.hpa(store.at);
         let mut machine = self.machine();
-        if store.done {
-            for (i, (old, new)) in store.old.iter().zip(store.new).enumerate() {
-                machine.stored(at + 8 * i as u64, *old, *new);
-            }
-        } else {
-            machine.storing(at);
+        match (store.done, store.old, store.new) {
+            (false, ..) => machine.storing(at),
+            (true, &[old], &[new]) => machine.stored(at, old, new),
+            (true, &[a, b], &[c, d]) => machine.stored_pair(at, [a, b], [c, d]),
+            other => panic!("a store of another size: {other:x?}"),
         }
         let mut trouble = self.trouble();
         if let Some(around) = &mut trouble.around {
