@@ -42,10 +42,11 @@ pub fn case(form: &'static Form, seed: u64, number: u64) -> Case {
         upper: false,
     };
     // As the unit is left between cases.
+    maker.level = TE;
+    maker.write(GCMD, Double, TE);
     maker.root(layout::SERVICE);
-    maker.turn(TE, true);
     match maker.random.below(100) {
-        0..78 if std::env::var_os("NOTABLES").is_none() => maker.tables(),
+        0..78 => maker.tables(),
         0..92 => maker.queue(),
         _ => maker.registers(),
     }

@@ -127,7 +127,7 @@ impl Maker {
             1 => 0x100 + number,
             _ => 1 + number,
         };
-        let stage = match (self.random.percent(12), self.form.tables, scalable) {
+        let stage = match (self.random.percent(10), self.form.tables, scalable) {
             (true, ..) => Stage::PassThrough,
             (_, Tables::FirstStage, true) => Stage::First,
             _ => Stage::Second,
