@@ -296,6 +296,7 @@ fn the_memory_type_combines_both_stages() {
     // PAT entry 0 is WP here: base WC gives UC, WB gives WP; IPAT leaves EMT.
     for (emte, emt, ipat, expected) in [(0, 1, 0, 5), (1, 1, 0, 0), (1, 6, 0, 5), (1, 1, 1, 1), (1, 6, 1, 6)] {
         let mut nest = Nest::with(|entry| entry.with(PasidEntry::EMTE, emte).with(PasidEntry::PAT, 5));
+        nest.scene.write_back();
         nest.page(First::new(0), Second::new(0).with(Second::EMT, emt).with(Second::IPAT, ipat));
         assert_eq!(nest.scene.passed(read(0x7000)).memory_type, expected);
     }
