@@ -1,7 +1,5 @@
 //! One case in both units, and where they differ.
 
-use std::collections::BTreeMap;
-
 use anyhow::Result;
 use vtd_emu::Profile;
 
@@ -199,6 +197,3 @@ impl Outcome {
         both.map(|(index, (ours, theirs))| Pair { case, index, ours, theirs, all: &self.theirs, profile })
     }
 }
-
-/// How often each thing happened.
-pub type Counts = BTreeMap<&'static str, u64>;

@@ -18,6 +18,13 @@ pub struct Deviation {
     pub claims: fn(&Pair<'_>) -> bool,
 }
 
+impl Deviation {
+    /// Whether a form may have it.
+    pub fn is_of(&self, form: &str) -> bool {
+        self.forms.is_empty() || self.forms.contains(&form)
+    }
+}
+
 const fn new(
     name: &'static str,
     reason: &'static str,

@@ -154,12 +154,6 @@ impl Qtest {
         self.finish()?.number(ticket)
     }
 
-    /// Reads a register at once.
-    pub fn now(&mut self, at: u64, size: Width) -> Result<u64> {
-        let ticket = self.read(at, size)?;
-        self.finish()?.number(ticket)
-    }
-
     /// Reads a register or memory.
     pub fn read(&mut self, at: u64, size: Width) -> Result<Ticket> {
         self.gather(format_args!("read{} {at:#x}", size.letter()), SHORT)

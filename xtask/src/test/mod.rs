@@ -12,11 +12,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow};
 
 use crate::cli::TestArgs;
+use crate::differential::{self, FORMS, Form};
 use crate::filter;
-use crate::guest::{self, Bench, Tour};
+use crate::guest::{self, Bench, TestResult, Tour, Verdict};
 use crate::machines::{self, MACHINES, Machine};
 use crate::mutants;
-use crate::setup::sysroot;
+use crate::setup::{qemu, sysroot};
+use crate::version::Version;
 use checks::Check;
 use host::Suite;
 use report::{Count, Report};
@@ -40,6 +42,9 @@ struct Plan<'a> {
     machines: Vec<&'static Machine>,
     tours: Vec<Tour>,
     mutants: Vec<String>,
+    /// Forms of the unit that are compared with QEMU's, and in how many cases.
+    forms: Vec<&'static Form>,
+    cases: u64,
     deadline: Option<Instant>,
 }
 
@@ -63,9 +68,12 @@ impl<'a> Plan<'a> {
         let mut tours = guest::tours(&machines);
         let few = args.quick && args.machines.is_empty();
         tours.retain(|tour| tour.name.contains(filter) && (!few || QUICK_TOURS.contains(&tour.name.as_str())));
+        let wanted = |form: &&Form| args.machines.is_empty() || machines.iter().any(|one| one.name == form.name);
+        let forms = FORMS.iter().filter(|form| wanted(form) && name_of(form).contains(filter)).collect();
+        let cases = if args.long { 20_000 } else { 4 * u64::from(scale) };
         machines.retain(|machine| filter::behind(machine.name, filter).is_some());
         let deadline = limit.map(|limit| Instant::now() + limit);
-        Ok(Self { filter, scale, machines, tours, mutants: mutants_for(args, filter)?, deadline })
+        Ok(Self { filter, scale, machines, tours, mutants: mutants_for(args, filter)?, forms, cases, deadline })
     }
 
     fn checks<'b>(&'b self, checks: &'b [Check]) -> impl Iterator<Item = &'b Check> {
@@ -107,6 +115,9 @@ pub fn run(args: &TestArgs) -> Result<ExitCode> {
     }
     run_checks(&plan, checks::LATE, &mut report);
     run_mutants(&plan, &mut report);
+    if !plan.forms.is_empty() {
+        report.group("differential", |report| run_differential(&plan, report));
+    }
     if !plan.machines.is_empty() || !plan.tours.is_empty() {
         match report.group("set-up and kernel", |_| prepare(&plan)) {
             Ok(bench) => run_guests(&plan, &bench, &mut report),
@@ -157,6 +168,32 @@ fn run_mutants(plan: &Plan<'_>, report: &mut Report) {
     });
 }
 
+fn name_of(form: &Form) -> String {
+    format!("differential::{}", form.name)
+}
+
+/// The emulated unit against QEMU's.
+fn run_differential(plan: &Plan<'_>, report: &mut Report) {
+    let least = if qemu::named(None).is_some() { Version::new(0, 0, 0) } else { guest::LEAST_FOR_TESTS };
+    let qemu = match qemu::ensure(None, least) {
+        Ok(qemu) => qemu,
+        Err(error) => return report.check("differential::qemu", Duration::ZERO, Err(error)),
+    };
+    for form in &plan.forms {
+        let name = name_of(form);
+        if qemu.version < guest::LEAST_FOR_TESTS {
+            let reason =
+                format!("its unit is compared from QEMU {} on, and this is {}", guest::LEAST_FOR_TESTS, qemu.version);
+            let verdict = Verdict::Skipped(reason);
+            report.take(TestResult { name, verdict, time: Duration::ZERO, machine: None });
+            continue;
+        }
+        let begun = Instant::now();
+        let answer = differential::test(&qemu, form, plan.cases, plan.deadline);
+        report.check(&name, begun.elapsed(), answer);
+    }
+}
+
 fn run_guests(plan: &Plan<'_>, bench: &Bench, report: &mut Report) {
     println!("machines in QEMU {} ({})", bench.qemu.version, bench.qemu.origin);
     for machine in &plan.machines {
@@ -188,6 +225,7 @@ fn list(plan: &Plan<'_>) -> Result<()> {
         }
     }
     names.extend(plan.mutants.iter().map(|name| format!("mutant::{name}")));
+    names.extend(plan.forms.iter().map(|form| name_of(form)));
     names.extend(plan.tours.iter().map(|tour| tour.name.clone()));
     names.iter().for_each(|name| println!("{name}"));
     println!("\n{} tests\n\n{}", names.len(), machines::listing());

@@ -451,11 +451,8 @@ impl Maker {
         // Its neighbours are gone.
         domain.mappings.retain(|one| one.entry & ADDRESS != old || one.entry == mapping.entry);
         domain.mappings.iter_mut().filter(|one| one.entry == mapping.entry).for_each(|one| one.entry = new);
-        let gone: Vec<u64> = domain.mappings.iter().map(|one| one.entry).collect();
-        let top = domain.top;
-        let reachable = self.reachable(top, domain.levels);
+        let reachable = self.reachable(domain.top, domain.levels);
         domain.mappings.retain(|one| reachable.contains(&(one.entry & ADDRESS)));
-        debug_assert!(!gone.is_empty());
         self.invalidate(stage, Cover::Pages(domain.id, mapping.at, 9 * mapping.level, false));
     }
 
@@ -570,7 +567,7 @@ impl Maker {
 
     /// Stores words, in this order.
     fn store(&mut self, words: &[(u64, u64)]) {
-        words.iter().for_each(|(at, word)| drop(self.memory.insert(*at, *word)));
+        self.memory.extend(words.iter().copied());
         self.step(Step::Store(words.to_vec()));
     }
 }
