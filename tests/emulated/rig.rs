@@ -357,7 +357,8 @@ impl Rig {
     /// What software owed the hardware and did not pay.
     #[track_caller]
     pub fn sound(&self) {
-        let m = self.host.machine();
+        let mut m = self.host.machine();
+        m.at_rest();
         if let Some((unit, b)) = m.breaches().first() {
             panic!("unit {unit}: {:?} at {} ns: {}\n{}", b.rule, b.at, b.what, b.history);
         }
