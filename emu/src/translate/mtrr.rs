@@ -27,7 +27,7 @@ pub(super) fn memory_type(registers: &Registers, width: u8, address: u64) -> u8 
             0x8_0000..0xc_0000 => (0x8_0000, FIXED_16K, 14),
             _ => (0xc_0000, FIXED_4K, 12),
         };
-        let range = (address - first >> shift) as u32;
+        let range = ((address - first) >> shift) as u32;
         return known((registers.mtrr(at + range / 8 * 8) >> (range % 8 * 8)) as u8);
     }
     let bits = (u64::MAX >> 64_u8.saturating_sub(width).min(63)) & !0xfff;
