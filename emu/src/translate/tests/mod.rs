@@ -11,7 +11,6 @@ mod permissions;
 mod random;
 mod scalable;
 mod second;
-mod speed;
 
 use crate::formats::{
     ContextEntry, FirstStageEntry, PasidDirectoryEntry, PasidEntry, RootEntry, ScalableContextEntry, ScalableRootEntry,
