@@ -88,7 +88,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     println!("{}", tally::table(DEVIATIONS, &tallies));
     let mut complaints: Vec<String> = tallies.iter().filter_map(Tally::complaint).collect();
-    let unused = tally::unused(DEVIATIONS, &tallies);
+    let forms: Vec<&str> = FORMS.iter().map(|form| form.name).collect();
+    let unused = tally::unused(DEVIATIONS, &forms, &tallies);
     complaints.extend(unused.iter().map(|name| format!("no case falls under deviation {name}: take it off the list")));
     complaints.iter().for_each(|complaint| println!("{complaint}"));
     let differ = tallies.iter().any(|tally| !tally.differences.is_empty());
