@@ -132,7 +132,9 @@ mod tests {
     fn verdicts_are_counted() {
         let mut tally = Tally::new("legacy");
         let known = || Verdict::Known("there");
-        [Verdict::Agreed, known(), Verdict::Unknown("so".into()), known()].map(|verdict| tally.take(verdict));
+        for verdict in [Verdict::Agreed, known(), Verdict::Unknown("so".into()), known()] {
+            tally.take(verdict);
+        }
         assert_eq!((tally.cases, tally.agreed, tally.known()), (4, 1, 2));
         assert_eq!(tally.differences, ["so"]);
     }

@@ -47,7 +47,7 @@ pub fn case(form: &'static Form, seed: u64, number: u64) -> Case {
     maker.root(layout::SERVICE);
     match maker.random.below(100) {
         0..78 => maker.tables(),
-        0..92 => maker.queue(),
+        78..92 => maker.queue(),
         _ => maker.registers(),
     }
     maker.steps.push(Step::Memory);
