@@ -109,7 +109,7 @@ const SECOND: &[Mutation] = &[
     new("large page bit", 0, SetOne(1 << 7), Legacy),
     new("low address bit", 0, SetOne(0x1ff << 12), Legacy),
     new("pointer to a hole", 0, Hole, Legacy),
-    new("pointer to the interrupt range", 0, Interrupts, LegacyUnit),
+    new("pointer to the interrupt range", 0, Interrupts, Legacy),
     new("too high an address", 0, SetOne(0xf << 48), Legacy),
 ];
 
@@ -136,7 +136,13 @@ impl Maker {
             _ => 3,
         };
         for _ in 0..count {
-            let which = self.random.below(self.notes.len() as u64) as usize;
+            let mut which = self.random.below(self.notes.len() as u64) as usize;
+            // Most notes are of tables, most deviations above them.
+            if self.deviant && self.random.percent(50) {
+                let above: Vec<usize> =
+                    (0..self.notes.len()).filter(|at| !matches!(self.notes[*at].part, Part::Entry(..))).collect();
+                which = above.get(self.random.below(above.len() as u64) as usize).copied().unwrap_or(which);
+            }
             let Some(Note { at, part, .. }) = self.notes.get(which).cloned() else { return };
             let list = match part {
                 Part::Root => ROOT,
