@@ -72,7 +72,7 @@ impl Oracle {
         let mut known = None;
         self.dark.retain(|at, kind| {
             let size = 8 * kind.words() as u64;
-            let entry = at & !0xfff | (at & 0xfff) / size * size;
+            let entry = at & !0xfff | ((at & 0xfff) / size * size);
             let [now, seen] = sight.views(*at);
             let dark = (now ^ seen) & kind.meaning() != 0;
             let [first, before] = sight.views(entry);

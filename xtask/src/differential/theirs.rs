@@ -147,8 +147,8 @@ fn begin(qemu: &Qemu, machine: &'static Machine) -> Result<(Board, [u64; 3])> {
 }
 
 fn fill_memory(board: &mut Board) -> Result<()> {
-    for at in SERVICE_WORDS {
-        board.line.write(at, Width::Quad, layout::initial(at))?;
+    for (at, word) in SERVICE_WORDS {
+        board.line.write(at, Width::Quad, word)?;
     }
     for first in TABLES {
         board.line.fill(first, (TABLE_PAGES * PAGE) as usize, 0)?;

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: every check and test, and what came of them.
 
 mod checks;
+mod differential;
 mod host;
 mod report;
 mod silencers;
@@ -12,13 +13,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow};
 
 use crate::cli::TestArgs;
-use crate::differential::{self, FORMS, Form};
+use crate::differential::{FORMS, Form};
 use crate::filter;
-use crate::guest::{self, Bench, TestResult, Tour, Verdict};
+use crate::guest::{self, Bench, Tour};
 use crate::machines::{self, MACHINES, Machine};
 use crate::mutants;
-use crate::setup::{qemu, sysroot};
-use crate::version::Version;
+use crate::setup::sysroot;
 use checks::Check;
 use host::Suite;
 use report::{Count, Report};
@@ -41,10 +41,10 @@ struct Plan<'a> {
     scale: u32,
     machines: Vec<&'static Machine>,
     tours: Vec<Tour>,
-    mutants: Vec<String>,
     /// Forms of the unit that are compared with QEMU's, and in how many cases.
     forms: Vec<&'static Form>,
     cases: u64,
+    mutants: Vec<String>,
     deadline: Option<Instant>,
 }
 
@@ -69,11 +69,12 @@ impl<'a> Plan<'a> {
         let few = args.quick && args.machines.is_empty();
         tours.retain(|tour| tour.name.contains(filter) && (!few || QUICK_TOURS.contains(&tour.name.as_str())));
         let wanted = |form: &&Form| args.machines.is_empty() || machines.iter().any(|one| one.name == form.name);
-        let forms = FORMS.iter().filter(|form| wanted(form) && name_of(form).contains(filter)).collect();
+        let forms = FORMS.iter().filter(|form| wanted(form) && differential::name_of(form).contains(filter)).collect();
         let cases = if args.long { 20_000 } else { 4 * u64::from(scale) };
         machines.retain(|machine| filter::behind(machine.name, filter).is_some());
         let deadline = limit.map(|limit| Instant::now() + limit);
-        Ok(Self { filter, scale, machines, tours, mutants: mutants_for(args, filter)?, forms, cases, deadline })
+        let mutants = mutants_for(args, filter)?;
+        Ok(Self { filter, scale, machines, tours, forms, cases, mutants, deadline })
     }
 
     fn checks<'b>(&'b self, checks: &'b [Check]) -> impl Iterator<Item = &'b Check> {
@@ -114,10 +115,10 @@ pub fn run(args: &TestArgs) -> Result<ExitCode> {
         report.group(suite.group, |report| suite.run(plan.filter, plan.scale, plan.deadline, report));
     }
     run_checks(&plan, checks::LATE, &mut report);
-    run_mutants(&plan, &mut report);
     if !plan.forms.is_empty() {
-        report.group("differential", |report| run_differential(&plan, report));
+        report.group("differential", |report| differential::run(&plan.forms, plan.cases, plan.deadline, report));
     }
+    run_mutants(&plan, &mut report);
     if !plan.machines.is_empty() || !plan.tours.is_empty() {
         match report.group("set-up and kernel", |_| prepare(&plan)) {
             Ok(bench) => run_guests(&plan, &bench, &mut report),
@@ -168,32 +169,6 @@ fn run_mutants(plan: &Plan<'_>, report: &mut Report) {
     });
 }
 
-fn name_of(form: &Form) -> String {
-    format!("differential::{}", form.name)
-}
-
-/// The emulated unit against QEMU's.
-fn run_differential(plan: &Plan<'_>, report: &mut Report) {
-    let least = if qemu::named(None).is_some() { Version::new(0, 0, 0) } else { guest::LEAST_FOR_TESTS };
-    let qemu = match qemu::ensure(None, least) {
-        Ok(qemu) => qemu,
-        Err(error) => return report.check("differential::qemu", Duration::ZERO, Err(error)),
-    };
-    for form in &plan.forms {
-        let name = name_of(form);
-        if qemu.version < guest::LEAST_FOR_TESTS {
-            let reason =
-                format!("its unit is compared from QEMU {} on, and this is {}", guest::LEAST_FOR_TESTS, qemu.version);
-            let verdict = Verdict::Skipped(reason);
-            report.take(TestResult { name, verdict, time: Duration::ZERO, machine: None });
-            continue;
-        }
-        let begun = Instant::now();
-        let answer = differential::test(&qemu, form, plan.cases, plan.deadline);
-        report.check(&name, begun.elapsed(), answer);
-    }
-}
-
 fn run_guests(plan: &Plan<'_>, bench: &Bench, report: &mut Report) {
     println!("machines in QEMU {} ({})", bench.qemu.version, bench.qemu.origin);
     for machine in &plan.machines {
@@ -224,8 +199,8 @@ fn list(plan: &Plan<'_>) -> Result<()> {
             names.extend(full.filter(|name| name.contains(plan.filter)));
         }
     }
+    names.extend(plan.forms.iter().map(|form| differential::name_of(form)));
     names.extend(plan.mutants.iter().map(|name| format!("mutant::{name}")));
-    names.extend(plan.forms.iter().map(|form| name_of(form)));
     names.extend(plan.tours.iter().map(|tour| tour.name.clone()));
     names.iter().for_each(|name| println!("{name}"));
     println!("\n{} tests\n\n{}", names.len(), machines::listing());

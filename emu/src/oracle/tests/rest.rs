@@ -219,3 +219,20 @@ fn coherent_units_want_no_flush() {
     software.at_rest();
     software.clean();
 }
+
+#[test]
+fn write_buffers_may_be_flushed_after_all_stores() {
+    let mut profile = incoherent();
+    profile.cap |= 1 << 4;
+    let mut software = Software::legacy(profile);
+    software.hold_lines();
+    software.store(OTHERS + 0x10, SecondStageEntry::new(DATA).0[0]);
+    software.store(TABLES + 0x2008, SecondStageEntry::new(OTHERS).0[0]);
+    software.clean();
+    software.at_rest();
+    software.broke(&[Rule::NotVisible]);
+    software.flush(OTHERS + 0x10);
+    software.flush(TABLES + 0x2008);
+    software.at_rest();
+    software.clean();
+}
