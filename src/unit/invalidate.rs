@@ -26,14 +26,17 @@ pub(crate) enum Request {
     IotlbPages { did: u16, first: u64, order: u8, leaf_only: bool },
 }
 
-/// Requests that go in one submission, in this order. Context-cache requests come first: the hardware carries out an
-/// IOTLB request after all of those queued before it (6.5.2.12).
+/// Requests that go in one submission. Context-cache requests come first, whenever they were added: the hardware carries out
+/// an IOTLB request after all of those queued before it (6.5.2.12), and through a context entry that is still cached a device
+/// fills the IOTLB again.
 ///
 /// Nearly all batches are short: only longer ones pay for the room.
 pub(crate) struct Batch {
     few: [Request; Batch::FEW],
     more: Option<[Request; Batch::ROOM - Batch::FEW]>,
     len: usize,
+    /// How many of them, the first ones, are for the context cache.
+    contexts: usize,
 }
 
 impl Batch {
@@ -42,7 +45,7 @@ impl Batch {
     const FEW: usize = 4;
 
     pub(crate) const fn new() -> Self {
-        Batch { few: [Request::IotlbGlobal; Batch::FEW], more: None, len: 0 }
+        Batch { few: [Request::IotlbGlobal; Batch::FEW], more: None, len: 0, contexts: 0 }
     }
 
     /// Adds a request unless it is there already; `false` when the batch is full.
@@ -65,13 +68,25 @@ impl Batch {
     }
 
     fn put(&mut self, r: Request) {
-        let place = match self.len.checked_sub(Batch::FEW) {
-            None => self.few.get_mut(self.len),
-            Some(i) => self.more.get_or_insert([Request::IotlbGlobal; Batch::ROOM - Batch::FEW]).get_mut(i),
-        };
-        if let Some(place) = place {
-            *place = r;
+        let mut last = r;
+        if matches!(r, Request::ContextGlobal | Request::ContextDevice { .. }) {
+            if self.contexts < self.len
+                && let Some(first) = self.place(self.contexts)
+            {
+                last = core::mem::replace(first, r);
+            }
+            self.contexts += 1;
+        }
+        if let Some(place) = self.place(self.len) {
+            *place = last;
             self.len += 1;
+        }
+    }
+
+    fn place(&mut self, i: usize) -> Option<&mut Request> {
+        match i.checked_sub(Batch::FEW) {
+            None => self.few.get_mut(i),
+            Some(i) => self.more.get_or_insert([Request::IotlbGlobal; Batch::ROOM - Batch::FEW]).get_mut(i),
         }
     }
 

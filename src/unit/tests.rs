@@ -159,6 +159,25 @@ fn a_unit_found_on_is_refused_untouched_or_turned_off_in_order() {
 }
 
 #[test]
+fn contexts_are_invalidated_before_translations_in_whatever_order_they_were_asked_for() {
+    for ecap in [ECAP, ECAP & !ECAP_QI] {
+        let b = Bench::on(CAP, ecap);
+        let mut list = Vec::new();
+        for source in 1..=9 {
+            // As an attachment of several requester ids asks.
+            list.extend([Request::ContextDevice { did: 5, source }, Request::IotlbDomain { did: 5 }]);
+        }
+        b.invalidate(&list).unwrap();
+        let (_, done) = b.standin.take();
+        let kinds: Vec<u64> = done.iter().map(|d| d[0] & 0xf).collect();
+        assert_eq!(kinds, [1, 1, 1, 1, 1, 1, 1, 1, 1, 2]);
+        let sources: std::collections::BTreeSet<u64> = done[..9].iter().map(|d| d[0] >> 32 & 0xffff).collect();
+        assert_eq!(sources.len(), 9);
+        b.end();
+    }
+}
+
+#[test]
 fn status_bits_that_a_unit_lacks_are_written_as_zero() {
     const DT: u64 = 1 << 2;
     for (ecap, wanted) in [(ECAP & !ECAP_QI, 1), (ECAP, 0x11), (ECAP | DT, 0x71)] {

@@ -56,7 +56,7 @@ pub struct Trouble {
     pub no_messages: bool,
     /// Interrupts come that nobody sent.
     pub spurious: bool,
-    /// Called with the machine before and after every store.
+    /// Called with the machine before and after every store, and in every turn of a wait.
     pub around: Option<Around>,
 }
 
@@ -150,9 +150,13 @@ impl Host {
             (true, &[a, b], &[c, d]) => machine.stored_pair(at, [a, b], [c, d]),
             other => panic!("a store of another size: {other:x?}"),
         }
-        let mut trouble = self.trouble();
-        if let Some(around) = &mut trouble.around {
-            around(&mut machine);
+        self.look(&mut machine);
+    }
+
+    /// Devices ask now, where a story wants them to.
+    fn look(&self, machine: &mut Machine<Physical>) {
+        if let Some(around) = &mut self.trouble().around {
+            around(machine);
         }
     }
 
@@ -269,7 +273,10 @@ unsafe impl Platform for Host {
     }
 
     fn relax(&self, _: UnitId, _: Nanos) {
-        self.machine().relax(TURN);
+        let mut machine = self.machine();
+        machine.relax(TURN);
+        self.look(&mut machine);
+        drop(machine);
         self.interrupts();
         // Others may hold what this one waits for.
         TURNS.set(TURNS.get() + 1);
