@@ -305,6 +305,9 @@ impl Unit {
             self.faults.rewind();
         }
         self.tell(Happening::Commanded(bit, set));
+        if bit & (SRTP | TE) != 0 {
+            self.watch_tables(bus);
+        }
     }
 
     fn set_root(&mut self, bus: &mut dyn Bus) {

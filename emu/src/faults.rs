@@ -124,7 +124,7 @@ impl Unit {
     pub(crate) fn record(&mut self, bus: &mut dyn Bus, record: Record) {
         let log = &self.faults;
         let same = |r: &[u64; 2]| r[1] & F != 0 && r[1] as SourceId == record.source;
-        if log.has(PFO) || self.profile.compression && log.records.iter().any(same) {
+        if self.is_gone() || log.has(PFO) || self.profile.compression && log.records.iter().any(same) {
             return;
         }
         let quiet = !log.unserviced();
@@ -176,3 +176,6 @@ impl Unit {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

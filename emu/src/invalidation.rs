@@ -64,6 +64,7 @@ impl Unit {
         if self.profile.rwbf() {
             bus.flush_write_buffers();
         }
+        self.watch_invalidation(bus, &what);
         self.commands.forgot(&what, self.state.mode);
         self.forget(what);
     }

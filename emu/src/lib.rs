@@ -61,3 +61,8 @@ pub use request::{Access, Answer, Fault, Kind, PageAnswer, PageRequest, Pasid, P
 pub use state::{Mode, State};
 pub use story::{Happening, Story};
 pub use unit::{Size, Unit};
+
+/// The guide, so that its example runs.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/emulator.md")]
+pub struct Guide;

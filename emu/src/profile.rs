@@ -4,6 +4,8 @@ mod shipped;
 
 pub use shipped::Qemu;
 
+use crate::bus::Snoop;
+
 /// A unit's make. Everything is public: start from one of the shipped profiles and change what the test is about.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Profile {
@@ -43,6 +45,11 @@ impl Profile {
     /// The same with bits of ECAP set and cleared.
     pub fn with_ecap(self, set: u64, clear: u64) -> Self {
         Profile { ecap: self.ecap & !clear | set, ..self }
+    }
+    /// How root, context and PASID tables, legacy second-stage tables and the interrupt-remapping table are read (3.10).
+    /// Write buffers that hold stores back (6.8) do so whether caches are snooped or not.
+    pub(crate) fn snoop(&self) -> Snoop {
+        if self.coherent() && !self.rwbf() { Snoop::Yes } else { Snoop::No }
     }
     /// The host address width as a mask; no host has less than 32 bits.
     pub(crate) fn addresses(&self) -> u64 {

@@ -4,6 +4,7 @@
 
 use crate::bus::Bus;
 use crate::command::{Port, QIE, SIRTP, SRTP};
+use crate::faults::{ICE, IQE, ITE};
 use crate::oracle::Rule;
 use crate::page_requests::PageRequests;
 use crate::profile::below;
@@ -192,8 +193,10 @@ impl Unit {
             0x20 | 0x24 => self.write_rtaddr(at, v),
             0x28 | 0x2c => self.write_ccmd(high, v),
             0x34 => {
-                self.reserved(at, v, 0xffff_008c);
-                self.write_fsts(v);
+                let queue = if p.qi() { 0 } else { IQE };
+                let devices = if p.dt() { 0 } else { ICE | ITE };
+                let kept = self.reserved(at, v, 0xffff_008c | queue | devices);
+                self.write_fsts(kept);
             }
             0x38..=0x44 => {
                 let n = (at - 0x38) / 4;
@@ -395,7 +398,7 @@ impl Unit {
             0xe0.. => self.event_bits(at, (at - 0xe0) / 4, v),
             _ => self.reserved(at, v, PageRequests::reserved(at)),
         };
-        let address = half(self.profile.addresses(), at & 4 != 0) | 0xfff * u32::from(at & 4 == 0);
+        let address = half(self.profile.addresses(), at & 4 != 0);
         if at == 0xc0 && !self.page_requests.may_head(kept) {
             let [head, tail] = [0xc0, 0xc8].map(|at| self.page_requests.read(at));
             self.breach(Rule::PageRequestQueue, format_args!("PQH from {head:#x} to {kept:#x} with PQT at {tail:#x}"));

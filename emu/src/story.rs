@@ -19,6 +19,10 @@ pub enum Happening {
     Fetched(u64, [u64; 2]),
     /// It has completed.
     Completed(u64),
+    /// A descriptor was found invalid: byte offset in the queue, IQERCD.IQEI of a unit that has it.
+    Refused(u64, u8),
+    /// A device has not completed an invalidation in time.
+    TimedOut(SourceId),
     /// The caches forgot what this covers.
     Forgot(Invalidation),
     /// A request: source, PASID, address, and why it was blocked if it was.

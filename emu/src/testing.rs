@@ -24,6 +24,8 @@ pub(crate) struct TestBus {
     pub(crate) unsnooped: Option<Ram>,
     /// Devices that do not complete invalidations.
     pub(crate) silent: BTreeSet<SourceId>,
+    /// Whether memory refuses to be compared and exchanged.
+    pub(crate) refuses: bool,
 }
 
 impl TestBus {
@@ -39,6 +41,7 @@ impl TestBus {
             flushes: 0,
             unsnooped: None,
             silent: BTreeSet::new(),
+            refuses: false,
         }
     }
     /// Stores words one after the other.
@@ -73,7 +76,7 @@ impl Bus for TestBus {
         self.ram.write32(at, v)
     }
     fn compare_exchange64(&mut self, at: u64, old: u64, new: u64) -> Option<u64> {
-        self.ram.compare_exchange64(at, old, new)
+        if self.refuses { None } else { self.ram.compare_exchange64(at, old, new) }
     }
     fn flush_write_buffers(&mut self) {
         self.flushes += 1;

@@ -166,3 +166,6 @@ impl Unit {
         least.saturating_add(more as u32)
     }
 }
+
+#[cfg(test)]
+mod tests;

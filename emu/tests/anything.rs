@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{GCMD, IQA, IQT, IRTA, RTADDR};
+use common::{FSTS, GCMD, IQA, IQH, IQT, IRTA, RTADDR};
 use proptest::prelude::*;
 use vtd_emu::{
     Access, Alias, Answers, Dma, Form, Function, FunctionId, Kind, Machine, Manner, Memory, Pace, PageRequest, Probe,
@@ -11,6 +11,24 @@ use vtd_emu::{
 
 /// Bytes of memory: small, so that tables made of anything lead to others.
 const MEMORY: u64 = 1 << 20;
+
+/// The invalidation queue: the last page.
+const QUEUE: u64 = MEMORY - 4096;
+
+/// The fields of descriptors, by type.
+const FIELDS: [(u64, u64); 11] = [
+    (0, 0),
+    (0x0003_ffff_ffff_0030, 0),
+    (0x0000_0000_ffff_00f0, !0xf80),
+    (0x0000_ffff_001f_0000, !0xffe),
+    (0x0000_ffff_f800_0010, 0),
+    (0xffff_ffff_0000_0070, MEMORY - 4),
+    (0x000f_ffff_ffff_0030, !0xf80),
+    (0x000f_ffff_ffff_0030, 0),
+    (0x000f_ffff_ffff_01f0, !0x7fe),
+    (0x000f_ffff_ffff_f010, 0xff8),
+    (0x0000_0000_ffff_0030, !0xf00),
+];
 
 #[derive(Clone, Debug)]
 enum Act {
@@ -36,6 +54,8 @@ enum Act {
     Remove(usize),
     Manner(usize, Manner),
     Enable(u16),
+    /// A descriptor, with its type and whatever else, goes into the queue.
+    Descriptor(u64, [u64; 2]),
 }
 
 fn size() -> impl Strategy<Value = Size> {
@@ -123,7 +143,7 @@ fn manner() -> impl Strategy<Value = Manner> {
 fn act() -> impl Strategy<Value = Act> {
     let register = || prop_oneof![0..0x120u32, 0..0x1000u32, any::<u32>()];
     // The registers that bring a unit up, with something like the values that they want.
-    let likely = prop_oneof![Just(GCMD), Just(RTADDR), Just(IQA), Just(IQT), Just(IRTA), Just(0xc8), Just(0xd0)];
+    let likely = prop_oneof![Just(GCMD), Just(RTADDR), Just(IRTA), Just(0xc8), Just(0xd0)];
     let f = || 0..5usize;
     prop_oneof![
         2 => (register(), size()).prop_map(|(at, size)| Act::Read(at, size)),
@@ -148,31 +168,46 @@ fn act() -> impl Strategy<Value = Act> {
         1 => f().prop_map(Act::Remove),
         1 => (f(), manner()).prop_map(|(f, m)| Act::Manner(f, m)),
         2 => (0..32u16).prop_map(Act::Enable),
+        8 => (0..12u64, number(), number()).prop_map(|(kind, low, high)| Act::Descriptor(kind, [low, high])),
     ]
 }
 
-/// Memory full of what might be entries: pointers into itself with some low bits, some of them with high bits.
-fn litter(ram: &mut Ram, seed: u64) {
+/// Memory full of what might be entries, mostly well formed: roots in the first eighth of the pages, then contexts, PASID
+/// directories, PASID tables, and tables of pages in the rest.
+fn litter(ram: &mut Ram, seed: u64, scalable: bool) {
     let mut random = Random::new(seed);
+    let eighth = MEMORY / 4096 / 8;
     for at in (0..MEMORY).step_by(8) {
-        let page = random.below(MEMORY / 4096) << 12;
-        let mut word = page | random.bits() & 0xfff;
-        if random.percent(60) {
-            word |= 3;
+        let bits = random.bits();
+        let any = random.below(eighth);
+        let page = |eighths: u64| (eighths * eighth + any) << 12;
+        let tables = (4 * eighth + random.below(4 * eighth)) << 12;
+        let mut word = match (at / 4096 / eighth, at / 8 % 8, scalable) {
+            (0, n, _) if n % 2 == 0 => page(1) | 1,
+            (0, _, true) => page(1) | 1,
+            (1, n, false) if n % 2 == 0 => tables | bits & 4 | 1,
+            (1, _, false) => 2 | bits & 0x300,
+            (1, 0 | 4, true) => page(2) | bits & 0x1c | 1,
+            (2, ..) => page(3) | 1,
+            (3, 0, _) => tables | 2 << 2 | (1 + bits % 4) << 6 | 1,
+            (3, 1, _) => 1 << 23 | bits & 3,
+            (3, 2, _) => tables | bits & 0x11,
+            (4.., ..) => tables | bits & 0x67 | 3,
+            _ => 0,
+        };
+        if random.percent(3) {
+            word ^= 1 << random.below(64);
         }
-        if random.percent(70) {
-            word &= 0x0fff_ffff_ffff_f07f;
-        }
-        if random.percent(5) {
-            word = random.bits();
+        if random.percent(2) {
+            word = bits;
         }
         ram.write64(at, word).unwrap();
     }
 }
 
-fn machine(profile: Profile, pace: Pace, seed: u64) -> (Machine<Ram>, Vec<FunctionId>) {
+fn machine(profile: Profile, pace: Pace, seed: u64, scalable: bool) -> (Machine<Ram>, Vec<FunctionId>) {
     let mut ram = Ram::new(MEMORY);
-    litter(&mut ram, seed);
+    litter(&mut ram, seed, scalable);
     let mut m = Machine::new(ram, seed);
     let unit = m.add_unit(profile);
     m.unit_mut(unit).unwrap().set_pace(pace);
@@ -207,7 +242,9 @@ fn act_out(m: &mut Machine<Ram>, functions: &[FunctionId], act: &Act) {
             m.read(0, at, size);
         }
         Act::Write(at, size, v) => m.write(0, at, size, v),
-        Act::Command(at, v) => m.write(0, at, if at == GCMD { Size::Double } else { Size::Quad }, v),
+        // Mostly queue and remapping stay on.
+        Act::Command(GCMD, v) => m.write(0, GCMD, Size::Double, if v % 4 != 0 { v | 1 << 31 | 1 << 26 } else { v }),
+        Act::Command(at, v) => m.write(0, at, Size::Quad, v),
         Act::Store(at, v) => m.store(at, v).unwrap(),
         Act::Flush(at, len) => m.flush(at, len),
         Act::Fence => m.fence(),
@@ -227,6 +264,24 @@ fn act_out(m: &mut Machine<Ram>, functions: &[FunctionId], act: &Act) {
         Act::Remove(f) => m.remove(functions[f]),
         Act::Manner(f, manner) => m.set_manner(functions[f], manner),
         Act::Enable(source) => enable(m, source),
+        Act::Descriptor(kind, [low, high]) => {
+            let base = m.read(0, IQA, Size::Quad);
+            let wide = base >> 11 & 1;
+            // Narrow queues know five types.
+            let kind = if wide == 0 && low % 8 != 0 { kind % 6 } else { kind };
+            // Where the unit goes on, even after an error.
+            let head = m.read(0, IQH, Size::Quad) % 4096;
+            let (low_mask, high_mask) = match (low ^ high) % 8 {
+                0 => (u64::MAX, u64::MAX),
+                _ => FIELDS.get(kind as usize).copied().unwrap_or_default(),
+            };
+            let words = [low & low_mask | kind, high & high_mask, 0, 0];
+            for (n, word) in words.into_iter().enumerate().take(2 << wide) {
+                drop(m.store((base & !0xfff) + head + 8 * n as u64, word));
+            }
+            m.write(0, FSTS, Size::Double, 0x70);
+            m.write(0, IQT, Size::Quad, (head + (16 << wide)) % 4096);
+        }
     }
 }
 
@@ -241,17 +296,26 @@ proptest! {
         acts in prop::collection::vec(act(), 1..300),
     ) {
         let pace = if slow { Pace::slow(seed) } else { Pace::at_once() };
-        let (mut m, functions) = machine(profile, pace, seed);
+        let scalable = profile.smts() && seed % 3 != 0;
+        let (mut m, functions) = machine(profile, pace, seed, scalable);
+        // It reads all tables at every command, and here everything is a table.
+        m.with_unit(0, |unit, bus| unit.set_oracle(bus, seed % 8 == 0));
         for source in [0, 8, 0x100] {
             enable(&mut m, source);
         }
         // Most stories begin with remapping on, over tables of anything.
         if seed % 4 != 0 {
-            m.write(0, RTADDR, Size::Quad, (seed >> 8) % MEMORY & !0xfff | [0, 1 << 10, 3 << 10][seed as usize % 3]);
-            m.write(0, GCMD, Size::Double, 1 << 30);
+            m.write(0, IQA, Size::Quad, QUEUE | u64::from(scalable) << 11);
+            m.write(0, GCMD, Size::Double, 1 << 26);
             m.step(50);
-            m.write(0, GCMD, Size::Double, 1 << 31);
+            m.write(0, RTADDR, Size::Quad, (seed >> 8) % (MEMORY / 8) & !0xfff | u64::from(scalable) << 10);
+            m.write(0, GCMD, Size::Double, 1 << 26 | 1 << 30);
             m.step(50);
+            m.write(0, GCMD, Size::Double, 1 << 26 | 1 << 31);
+            m.step(50);
+            for f in &functions {
+                drop(m.translate(*f, &Dma::at(seed % 0x1000_0000), false));
+            }
         }
         let mut now = 0;
         for act in &acts {

@@ -15,7 +15,7 @@ fn reason(blocked: Result<impl Sized, Blocked>) -> u8 {
 
 /// A unit that does not snoop the CPUs' caches (ECAP.C clear).
 fn incoherent() -> Profile {
-    Profile { ecap: Profile::server().ecap & !1, ..Profile::server() }
+    Profile::server().with_ecap(0, 1)
 }
 
 /// A legacy unit, a function, and one mapped page: rig, function, table, frame.
@@ -244,6 +244,17 @@ fn an_invalidation_flushes_write_buffers_on_its_way() {
     let frame = rig.frame();
     rig.map(table, 0x40_1000, frame, RW);
     rig.invalidate_iotlb();
+    rig.dma_put(f, Dma::at(0x40_1000), 1).unwrap();
+}
+
+#[test]
+fn write_buffers_hold_back_what_a_unit_that_snoops_would_see() {
+    let (mut rig, f, table, _) = legacy(Profile::server().with_cap(1 << 4, 0));
+    rig.careful = false;
+    let frame = rig.frame();
+    rig.map(table, 0x40_1000, frame, RW);
+    assert!(rig.dma_put(f, Dma::at(0x40_1000), 1).is_err());
+    rig.command(WBF, true);
     rig.dma_put(f, Dma::at(0x40_1000), 1).unwrap();
 }
 

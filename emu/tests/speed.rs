@@ -55,7 +55,7 @@ fn two_hundred_thousand_cold_translations_a_second() {
     let mut rig = unit(Profile::server());
     rig.m.unit_mut(0).unwrap().set_caching(Keep::Nothing, None);
     at_least("cold", rate(&mut rig, 20_000), 200_000);
-    let incoherent = Profile { ecap: Profile::server().ecap & !1, ..Profile::server() };
+    let incoherent = Profile::server().with_ecap(0, 1);
     let mut rig = unit(incoherent);
     rig.m.unit_mut(0).unwrap().set_caching(Keep::Nothing, None);
     at_least("cold, without snooping", rate(&mut rig, 20_000), 200_000);

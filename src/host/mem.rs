@@ -119,6 +119,13 @@ impl Frames {
         }
     }
 
+    /// Stores word `i` of memory that no hardware reads.
+    pub(crate) fn keep(&self, i: usize, v: u64) {
+        if let Some(w) = self.words().get(i) {
+            w.store(v, Ordering::Release);
+        }
+    }
+
     /// The aligned 32-bit word `i` (of `2 * len()`), as a place that hardware writes a status to.
     pub(crate) fn status(&self, i: usize) -> Option<&AtomicU32> {
         if i >= self.len() * 2 {

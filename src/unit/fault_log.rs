@@ -111,8 +111,8 @@ impl State {
             return;
         }
         let i = self.written % FaultLog::ROOM * 2;
-        frames.set(i, lo);
-        frames.set(i + 1, hi);
+        frames.keep(i, lo);
+        frames.keep(i + 1, hi);
         self.written = self.written.wrapping_add(1);
     }
 }

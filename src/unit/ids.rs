@@ -22,7 +22,7 @@ impl DomainIds {
     pub(crate) fn new<P: Platform>(p: &P, count: u32, node: Option<u32>) -> Result<Self, ErrorKind> {
         let order = if count as usize > WORDS * 64 { 1 } else { 0 };
         let used = Frames::alloc(p, order, node)?;
-        used.set(0, 0b11);
+        used.keep(0, 0b11);
         Ok(DomainIds { used, count: count.clamp(16, 0x1_0000), hint: 0 })
     }
 
@@ -33,7 +33,7 @@ impl DomainIds {
             let bit = word.trailing_ones();
             let id = (i as u32) * 64 + bit;
             if bit < 64 && id < self.count {
-                self.used.set(i, word | 1 << bit);
+                self.used.keep(i, word | 1 << bit);
                 self.hint = i;
                 return Ok(id as u16);
             }
@@ -46,7 +46,7 @@ impl DomainIds {
     pub(crate) fn free(&mut self, id: u16) {
         let (i, bit) = (usize::from(id) / 64, id % 64);
         if id > PASS_THROUGH {
-            self.used.set(i, self.used.get(i) & !(1 << bit));
+            self.used.keep(i, self.used.get(i) & !(1 << bit));
             self.hint = self.hint.min(i);
         }
     }

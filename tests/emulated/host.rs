@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use vtd::{
     DeviceId, Event, Hpa, Identity, Message, Nanos, Platform, PlatformError, Registers, SourceId, Store, UnitId, Vtd,
 };
-use vtd_emu::{Machine, Size};
+use vtd_emu::{Machine, Memory, Profile, Size};
 
 use crate::arena::{Arena, Physical};
+use crate::features::Watch;
 
 pub type Driver = Vtd<Host>;
 
@@ -40,6 +41,7 @@ struct Inner {
     /// Accesses to registers so far.
     accesses: AtomicU64,
     wakes: AtomicU64,
+    watches: Mutex<Vec<Watch>>,
 }
 
 /// What goes wrong on purpose.
@@ -60,6 +62,7 @@ pub struct Trouble {
 std::thread_local! {
     static HERE: RefCell<Option<Host>> = const { RefCell::new(None) };
     static MASKED: Cell<u32> = const { Cell::new(0) };
+    static TURNS: Cell<u32> = const { Cell::new(0) };
 }
 
 fn observer(store: &Store<'_>) {
@@ -87,6 +90,7 @@ impl Host {
             trouble: Mutex::default(),
             accesses: AtomicU64::new(0),
             wakes: AtomicU64::new(0),
+            watches: Mutex::default(),
         }));
         host.here();
         host
@@ -116,6 +120,24 @@ impl Host {
 
     pub fn wakes(&self) -> u64 {
         self.0.wakes.load(Ordering::Relaxed)
+    }
+
+    /// What was exercised of unit `n`.
+    pub fn seen(&self, n: usize) -> Vec<&'static str> {
+        own(&self.0.watches).get(n).map_or(Vec::new(), |w| w.seen().collect())
+    }
+
+    /// Notes that something of unit `n` was exercised.
+    pub fn note(&self, n: usize, feature: &'static str) {
+        self.watch(n, |w| w.note(feature));
+    }
+
+    fn watch(&self, n: usize, what: impl FnOnce(&mut Watch)) {
+        let mut watches = own(&self.0.watches);
+        if watches.len() <= n {
+            watches.resize_with(n + 1, Watch::default);
+        }
+        what(&mut watches[n]);
     }
 
     /// Who hears of interrupts from now on. To be taken away before the driver is handed back.
@@ -200,9 +222,12 @@ unsafe impl Platform for Host {
     type Irq = ();
 
     fn registers(&self, base: Hpa, len: u64) -> Result<Window, PlatformError> {
-        let unit = (base.get().wrapping_sub(REGISTERS) / WINDOW) as usize;
-        let known = base.get() >= REGISTERS && unit < self.machine().units() && base.get().is_multiple_of(WINDOW);
-        if known && len <= WINDOW { Ok(Window { host: self.clone(), unit, len }) } else { Err(PlatformError) }
+        let unit = (base.get().checked_sub(REGISTERS).ok_or(PlatformError)? / WINDOW) as usize;
+        let profile = self.machine().unit(unit).map(|u| u.profile().clone()).ok_or(PlatformError)?;
+        if len > WINDOW {
+            return Err(PlatformError);
+        }
+        Ok(Window { host: self.clone(), unit, profile, len })
     }
 
     fn alloc(&self, order: u8, _: Option<u32>) -> Option<NonNull<u8>> {
@@ -251,7 +276,11 @@ unsafe impl Platform for Host {
     fn relax(&self, _: UnitId, _: Nanos) {
         self.machine().relax(TURN);
         self.interrupts();
-        std::thread::yield_now();
+        // Others may hold what this one waits for.
+        TURNS.set(TURNS.get() + 1);
+        if TURNS.get().is_multiple_of(16) {
+            std::thread::yield_now();
+        }
     }
 
     fn wake(&self) {
@@ -292,6 +321,7 @@ unsafe impl Platform for Host {
 pub struct Window {
     host: Host,
     unit: usize,
+    profile: Profile,
     len: u64,
 }
 
@@ -300,6 +330,7 @@ impl Window {
         assert!(at.is_multiple_of(bytes) && u64::from(at + bytes) <= self.len, "{at:#x} of {:#x}", self.len);
         let there = self.host.reaches();
         let v = if there { self.host.machine().read(self.unit, at, size) } else { u64::MAX };
+        self.host.watch(self.unit, |w| w.read(at, v));
         self.host.interrupts();
         v
     }
@@ -307,6 +338,8 @@ impl Window {
     fn write(&self, at: u32, size: Size, bytes: u32, v: u64) {
         assert!(at.is_multiple_of(bytes) && u64::from(at + bytes) <= self.len, "{at:#x} of {:#x}", self.len);
         if self.host.reaches() {
+            let memory = Physical(self.host.0.arena.clone());
+            self.host.watch(self.unit, |w| w.write(&self.profile, at, v, |at| memory.read64(at).unwrap_or(0)));
             self.host.machine().write(self.unit, at, size, v);
         }
         self.host.interrupts();

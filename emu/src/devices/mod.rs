@@ -86,6 +86,15 @@ impl Device {
     }
 }
 
+/// What a write to configuration space did.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Written {
+    /// What software must not do, in words.
+    pub(crate) wrong: Option<&'static str>,
+    /// Whose device TLB is empty with that: unit and function.
+    pub(crate) lost: Option<(usize, SourceId)>,
+}
+
 /// All functions of a machine.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Devices {
@@ -124,12 +133,12 @@ impl Devices {
         (0..self.all.len()).map(FunctionId)
     }
 
-    /// Surprise removal.
-    pub(crate) fn remove(&mut self, f: FunctionId) {
-        if let Some(device) = self.all.get_mut(f.0) {
-            device.present = false;
-            device.pending.clear();
-        }
+    /// Surprise removal; says whose device TLB went with it.
+    pub(crate) fn remove(&mut self, f: FunctionId) -> Option<(usize, SourceId)> {
+        let device = self.all.get_mut(f.0).filter(|d| d.present)?;
+        device.present = false;
+        device.pending.clear();
+        Some((device.function.unit, device.function.source))
     }
 
     fn at(&self, source: SourceId) -> Option<&Device> {
@@ -143,22 +152,24 @@ impl Devices {
         }
     }
 
-    /// Writes configuration space; says what software must not do and did.
-    pub(crate) fn config_write(&mut self, source: SourceId, at: u16, size: Size, v: u32) -> Option<&'static str> {
+    /// Writes configuration space; `None` where there is none.
+    pub(crate) fn config_write(&mut self, source: SourceId, at: u16, size: Size, v: u32) -> Option<Written> {
         let shown = |d: &&mut Device| d.present && d.function.source == source && d.function.form != Form::Hidden;
         let device = self.all.iter_mut().find(shown)?;
         let asked = device.config.write(at, size, v);
+        let mut lost = None;
+        if asked.reset || asked.ats_on {
+            lost = Some((device.function.unit, source));
+            device.tlb.clear();
+        }
         if asked.reset {
             device.reset();
-        }
-        if asked.ats_on {
-            device.tlb.clear();
         }
         if asked.pages_reset {
             device.groups.clear();
         }
         device.settle_pages();
-        asked.wrong
+        Some(Written { wrong: asked.wrong, lost })
     }
 
     /// What answers to a source id below a unit.

@@ -67,7 +67,7 @@ impl FirstStageEntry {
             if !supported {
                 reserved |= Self::PS.mask();
             }
-            reserved |= (1 << bits) - 1 & PAGE & !Self::LARGE_PAT.mask();
+            reserved |= ((1 << bits) - 1) & PAGE & !Self::LARGE_PAT.mask();
         }
         self.0[0] & reserved != 0
     }

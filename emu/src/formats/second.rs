@@ -74,7 +74,7 @@ impl SecondStageEntry {
             if !supported {
                 reserved |= Self::PS.mask();
             }
-            reserved |= (1 << bits) - 1 & PAGE;
+            reserved |= ((1 << bits) - 1) & PAGE;
         }
         self.0[0] & reserved != 0
     }

@@ -51,9 +51,9 @@ impl Entry {
                 (source ^ owner) & !ignored == 0
             }
             0b10 => (owner >> 8..=owner & 0xff).contains(&(source >> 8)),
-            _ => return Err(Reason(0x24)),
+            _ => return Err(Reason::IR_24),
         };
-        if admitted { Ok(()) } else { Err(Reason(0x26)) }
+        if admitted { Ok(()) } else { Err(Reason::IR_26) }
     }
     /// Whether a present entry has something where nothing may be; `extended`: EIME.
     pub(super) fn malformed(self, profile: &Profile, extended: bool) -> bool {

@@ -68,10 +68,10 @@ struct Blocked {
     silent: bool,
 }
 
-impl From<u8> for Blocked {
-    /// A fault that is not qualified.
-    fn from(reason: u8) -> Self {
-        Blocked { reason: Reason(reason), silent: false }
+impl From<Reason> for Blocked {
+    /// A fault that no entry keeps from being recorded.
+    fn from(reason: Reason) -> Self {
+        Blocked { reason, silent: false }
     }
 }
 
@@ -82,6 +82,9 @@ impl Unit {
     /// An interrupt request (5.1.4). What becomes of it, a remapped interrupt or a notification, goes out through
     /// [`Bus::message`].
     pub fn interrupt(&mut self, bus: &mut dyn Bus, request: &InterruptRequest) -> InterruptAnswer {
+        if self.is_gone() {
+            return InterruptAnswer::Blocked(Reason::NONE);
+        }
         let answer = self.remap(bus, request);
         let reason = answer.as_ref().err().map(|blocked| blocked.reason);
         self.tell(Happening::Asked(request.source, None, request.address, reason));
@@ -108,26 +111,26 @@ impl Unit {
 
     fn remap(&mut self, bus: &mut dyn Bus, request: &InterruptRequest) -> Result<InterruptAnswer, Blocked> {
         if request.address >> 20 != RANGE {
-            return Err(0x29.into());
+            return Err(Reason::IR_29.into());
         }
         if !self.state.remapping {
-            return if self.profile.irreq() { Err(0x2b.into()) } else { Ok(InterruptAnswer::Passed) };
+            return if self.profile.irreq() { Err(Reason::IR_2B.into()) } else { Ok(InterruptAnswer::Passed) };
         }
         if self.profile.eimer() && !self.state.extended {
-            return Err(0x2a.into());
+            return Err(Reason::IR_2A.into());
         }
         let Some(remappable) = request.remappable() else {
             return if self.state.extended || !self.state.compatible {
-                Err(0x25.into())
+                Err(Reason::IR_25.into())
             } else {
                 Ok(InterruptAnswer::Passed)
             };
         };
         if remappable.malformed {
-            return Err(0x20.into());
+            return Err(Reason::IR_20.into());
         }
         if remappable.index >= self.state.interrupt_entries.min(1 << 16) {
-            return Err(0x21.into());
+            return Err(Reason::IR_21.into());
         }
         let index = remappable.index as u16;
         let cached = match self.caches.interrupt(index) {
@@ -149,20 +152,19 @@ impl Unit {
     /// Reads an entry, whole.
     fn fetch_interrupt(&mut self, bus: &mut dyn Bus, index: u16) -> Result<Entry, Blocked> {
         let at = self.state.interrupts.checked_add(16 * u64::from(index)).filter(|&at| !above(at, self.profile.width));
-        let Some(at) = at else { return Err(0x21.into()) };
-        let snoop = if self.profile.coherent() { Snoop::Yes } else { Snoop::No };
-        bus.read128(at, snoop).map(Entry).ok_or_else(|| 0x23.into())
+        let Some(at) = at else { return Err(Reason::IR_21.into()) };
+        bus.read128(at, self.profile.snoop()).map(Entry).ok_or_else(|| Reason::IR_23.into())
     }
 
     /// What an entry makes of a request; the reasons here are qualified ones.
     fn process(&mut self, bus: &mut dyn Bus, source: SourceId, entry: Entry) -> Result<InterruptAnswer, Reason> {
         if !entry.present() {
-            return Err(Reason(0x22));
+            return Err(Reason::IR_22);
         }
         entry.admits(source)?;
         let extended = self.state.extended;
         if entry.malformed(&self.profile, extended) {
-            return Err(Reason(0x24));
+            return Err(Reason::IR_24);
         }
         if entry.posted() {
             return post(bus, entry, extended).map(InterruptAnswer::Posted);
@@ -175,8 +177,10 @@ impl Unit {
 
 /// The fault information (11.4.7.6): the index, where the reason has one. Elsewhere it is undefined, here 0.
 fn fault_info(request: &InterruptRequest, reason: Reason) -> u64 {
-    match (reason.0, request.remappable()) {
-        (0x21..=0x24 | 0x26..=0x28, Some(remappable)) => u64::from(remappable.index as u16) << 48,
+    match request.remappable() {
+        Some(remappable) if !matches!(reason, Reason::IR_20 | Reason::IR_29 | Reason::IR_2A | Reason::IR_2B) => {
+            u64::from(remappable.index as u16) << 48
+        }
         _ => 0,
     }
 }
@@ -186,21 +190,20 @@ fn fault_info(request: &InterruptRequest, reason: Reason) -> u64 {
 /// Hardware changes the whole descriptor in one step. Here the request is set first: who takes it before ON is set has got it,
 /// and is notified once in vain.
 fn post(bus: &mut dyn Bus, entry: Entry, extended: bool) -> Result<bool, Reason> {
-    const ACCESS: Reason = Reason(0x27);
     let descriptor = entry.descriptor();
     let mut words = [0; 8];
     for (word, at) in words.iter_mut().zip((descriptor..).step_by(8)) {
-        *word = bus.read64(at, Snoop::Yes).ok_or(ACCESS)?;
+        *word = bus.read64(at, Snoop::Yes).ok_or(Reason::IR_27)?;
     }
     let [.., control, reserved1, reserved2, reserved3] = words;
     if Control(control).malformed(extended) || reserved1 | reserved2 | reserved3 != 0 {
-        return Err(Reason(0x28));
+        return Err(Reason::IR_28);
     }
     let request = descriptor + u64::from(entry.vector() / 64) * 8;
-    update(bus, request, |old| old | 1 << (entry.vector() % 64)).ok_or(ACCESS)?;
+    update(bus, request, |old| old | 1 << (entry.vector() % 64)).ok_or(Reason::IR_27)?;
     let notifies = |control| Control(control).notifies(entry.urgent());
     let set = |old| if notifies(old) { old | Control::OUTSTANDING } else { old };
-    let old = update(bus, descriptor + 32, set).ok_or(ACCESS)?;
+    let old = update(bus, descriptor + 32, set).ok_or(Reason::IR_27)?;
     if notifies(old) {
         let (address, data) = Control(old).message(extended);
         bus.message(address, data);

@@ -21,7 +21,6 @@ use crate::oracle::Breach;
 use crate::profile::Profile;
 use crate::random::Random;
 use crate::request::{Answer, Request, SourceId};
-use crate::story::Happening;
 use crate::unit::{Size, Unit};
 use alloc::vec::Vec;
 use coherence::Coherence;
@@ -141,7 +140,7 @@ impl<M: Memory> Machine<M> {
         self.stir();
     }
 
-    /// A CPU is about to store 64 bits that a unit may read.
+    /// A CPU is about to store 64 bits, or 128 aligned ones, that a unit may read.
     pub fn storing(&mut self, at: u64) {
         self.try_probes(at, When::Before);
         self.world.coherence.storing(&self.world.memory, at);
@@ -149,7 +148,13 @@ impl<M: Memory> Machine<M> {
 
     /// It has: `new` where `old` stood.
     pub fn stored(&mut self, at: u64, old: u64, new: u64) {
-        self.tell(Happening::Stored(at, old, new));
+        self.each(|unit, wires| unit.stored(wires, at, old, new));
+        self.try_probes(at, When::After);
+    }
+
+    /// It has stored two words in one step, at a multiple of 16.
+    pub fn stored_pair(&mut self, at: u64, old: [u64; 2], new: [u64; 2]) {
+        self.each(|unit, wires| unit.stored_pair(wires, at, old, new));
         self.try_probes(at, When::After);
     }
 
@@ -166,13 +171,22 @@ impl<M: Memory> Machine<M> {
     /// Software was given memory for what units read: it holds anything.
     pub fn allocated(&mut self, at: u64, len: u64) {
         self.world.coherence.allocated(at, len);
-        self.tell(Happening::Allocated(at, at.saturating_add(len.saturating_sub(1))));
+        if let Some(last) = last(at, len) {
+            self.each(|unit, _| unit.allocated(at, last));
+        }
     }
 
     /// Software gave such memory back.
     pub fn freed(&mut self, at: u64, len: u64) {
+        if let Some(last) = last(at, len) {
+            self.each(|unit, wires| unit.freed(wires, at, last));
+        }
         self.world.coherence.freed(at, len);
-        self.tell(Happening::Freed(at, at.saturating_add(len.saturating_sub(1))));
+    }
+
+    /// Software says that it owes the units nothing now: no call of its driver is under way.
+    pub fn at_rest(&mut self) {
+        self.each(|unit, wires| unit.at_rest(wires));
     }
 
     /// All that a CPU does to store 64 bits of its own: the store, what the units are told of it, and no flush. `None` where
@@ -190,9 +204,9 @@ impl<M: Memory> Machine<M> {
         self.world.coherence.leaking = percent;
     }
 
-    fn tell(&mut self, what: Happening) {
-        for unit in &mut self.units {
-            unit.tell(what);
+    fn each(&mut self, mut act: impl FnMut(&mut Unit, &mut Wires<'_, M>)) {
+        for n in 0..self.units.len() {
+            self.with(n, &mut act);
         }
     }
 
@@ -228,7 +242,15 @@ impl<M: Memory> Machine<M> {
     /// Takes a function out of its slot, without warning: its configuration space reads as ones, and what it was asked stays
     /// unanswered.
     pub fn remove(&mut self, f: FunctionId) {
-        self.world.devices.remove(f);
+        let lost = self.world.devices.remove(f);
+        self.lose(lost);
+    }
+
+    /// What a device TLB held is gone with it.
+    fn lose(&mut self, lost: Option<(usize, SourceId)>) {
+        if let Some((unit, source)) = lost {
+            self.with(unit, |unit, _| unit.device_lost(source));
+        }
     }
 
     /// Reads the aligned 32 bits of a function's configuration space that hold the byte at `at`; ones where there is none.
@@ -238,8 +260,15 @@ impl<M: Memory> Machine<M> {
 
     /// Writes configuration space.
     pub fn config_write(&mut self, source: SourceId, at: u16, size: Size, v: u32) {
-        if let Some(wrong) = self.world.devices.config_write(source, at, size, v) {
+        let Some(written) = self.world.devices.config_write(source, at, size, v) else { return };
+        self.lose(written.lost);
+        if let Some(wrong) = written.wrong {
             self.misdeeds.push((self.world.now, source, wrong));
         }
     }
+}
+
+/// The last of `len` bytes.
+fn last(at: u64, len: u64) -> Option<u64> {
+    Some(at.saturating_add(len.checked_sub(1)?))
 }

@@ -1,6 +1,8 @@
 //! Every rule of sections 7.4 and 7.5, and the registers.
 
 use super::*;
+use crate::caches::Stage;
+use crate::formats::{PasidDirectoryEntry, PasidEntry, ScalableContextEntry, ScalableRootEntry};
 use crate::invalidation::Pages;
 use crate::pace::Pace;
 use crate::profile::Profile;
@@ -515,6 +517,66 @@ fn the_head_stays_within_what_the_queue_holds() {
     for beyond in [0x60, 0xfe0, 0x1020, 0x1040] {
         assert_eq!(head(beyond), [Rule::PageRequestQueue], "{beyond:x}");
     }
+}
+
+// --- With the tables.
+
+/// Tables for SOURCE: PASID 5 of domain 7 has first-stage tables, the other PASIDs nothing.
+fn tables(bus: &mut TestBus, context: ScalableContextEntry) {
+    bus.put(0x1000 + 16, &ScalableRootEntry::new(Some(0x2000), None).0);
+    bus.put(0x2000, &context.0);
+    bus.put(0x3000, &PasidDirectoryEntry::new(0x4000).0);
+    bus.put(0x4000 + 5 * 64, &PasidEntry::first_stage(0x5000, false, 7).0);
+}
+
+fn context() -> ScalableContextEntry {
+    type C = ScalableContextEntry;
+    C::new(0x3000, 0).with(C::DTE, 1).with(C::PRE, 1).with(C::PASIDE, 1)
+}
+
+/// What becomes of LAST under these tables: the answer, and the reason that was recorded.
+fn under(context: ScalableContextEntry, change: impl Fn(&mut TestBus), request: &PageRequest) -> (PageAnswer, u64) {
+    let (mut unit, mut bus) = unit();
+    unit.profile.ecap |= 1 << 47 | 1 << 49;
+    unit.state.root = 0x1000;
+    tables(&mut bus, context);
+    change(&mut bus);
+    let answer = unit.page_request(&mut bus, request);
+    (answer, unit.read(&mut bus, 0x208, Size::Quad) >> 32 & 0xff)
+}
+
+#[test]
+fn a_page_request_asks_the_tables() {
+    type C = ScalableContextEntry;
+    let nothing = |_: &mut TestBus| ();
+    assert_eq!(under(context(), nothing, &LAST), (PageAnswer::Queued, 0));
+    // Without PASID: that of RID_PASID, which nobody else may use.
+    let rid = context().with(C::RID_PASID, 5);
+    assert_eq!(under(rid, nothing, &PageRequest { pasid: None, ..LAST }), (PageAnswer::Queued, 0));
+    let refused = |reason| (PageAnswer::Answered(1), reason);
+    assert_eq!(under(rid, nothing, &LAST), refused(0x48));
+    for (context, reason) in [
+        (context().with(C::P, 0), 0x41),
+        (context().with(C::PRE, 0), 0x47),
+        (context().with(C::DTE, 0), 0x43),
+        (context().with(C::PASIDE, 0), 0x45),
+        (context().with(C::FPD, 1).with(C::PRE, 0), 0),
+    ] {
+        assert_eq!(under(context, nothing, &LAST), refused(reason));
+    }
+    for (at, word, reason) in [
+        (0x1010, 0, 0x39),
+        (0x1010, TestBus::END | 1, 0x40),
+        (0x3000, 0, 0x51),
+        (0x3000, TestBus::END | 1, 0x58),
+        (0x4140, 0, 0x59),
+        (0x4140, 1 << 9 | 0x41, 0x5a),
+        (0x4140, 1, 0x5b),
+    ] {
+        assert_eq!(under(context(), |bus| bus.put(at, &[word]), &LAST), refused(reason), "{at:x}");
+    }
+    assert_eq!(under(context(), nothing, &PageRequest { pasid: Some(1 << 13), ..LAST }), refused(0x46));
+    assert_eq!(under(context(), nothing, &PageRequest { pasid: Some(6), ..FIRST }), (PageAnswer::Dropped, 0x59));
 }
 
 // --- What it implies for the caches.

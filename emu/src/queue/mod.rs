@@ -9,12 +9,13 @@ use crate::bus::{Bus, Snoop};
 use crate::command::QIE;
 use crate::events::Event;
 use crate::faults::{IQE, ITE};
+use crate::invalidation::Invalidation;
 use crate::oracle::Rule;
 use crate::state::Mode;
 use crate::story::Happening;
 use crate::unit::Unit;
 use alloc::vec::Vec;
-use descriptor::{Cause, decode};
+use descriptor::{Act, Cause, decode};
 use execute::Flight;
 
 /// The queue's registers and what is in flight.
@@ -76,6 +77,18 @@ impl Queue {
     fn size(&self) -> u32 {
         4096 << (self.iqa & 7)
     }
+    /// Where it is, and its size in bytes.
+    pub(crate) fn memory(&self) -> (u64, u64) {
+        (self.iqa & !0xfff, self.size().into())
+    }
+    /// Where waits in flight will write their statuses.
+    pub(crate) fn statuses(&self) -> impl Iterator<Item = u64> {
+        self.flights.iter().filter_map(|flight| flight.wait()?.status).map(|(at, _)| at)
+    }
+    /// The invalidations of the unit's caches that are in flight.
+    pub(crate) fn invalidations(&self) -> impl Iterator<Item = Invalidation> {
+        self.flights.iter().filter_map(|flight| flight.invalidation())
+    }
     /// QIES goes to 0. What is in flight goes on.
     pub(crate) fn stop(&mut self) {
         self.head = 0;
@@ -121,6 +134,7 @@ impl Unit {
                 if self.profile.error_record {
                     self.queue.error = self.queue.error & !0xf | cause as u64;
                 }
+                self.tell(Happening::Refused(self.queue.head.into(), cause as u8));
                 self.report(bus, IQE);
             }
         }
@@ -164,6 +178,17 @@ impl Unit {
         let descriptor = decode([q0, q1, q2, q3], wide, &self.profile, mode)?;
         self.queue.head = (head + width) & (size - 1);
         self.tell(Happening::Fetched(head.into(), [q0, q1]));
+        match &descriptor.act {
+            Act::Forget(what) => self.watch_queued(bus, what),
+            Act::Device { request, .. } => self.watch_queued_device(bus, request),
+            Act::Wait(wait) => {
+                self.watch_queued_wait(bus);
+                if let Some((address, _)) = wait.status {
+                    self.watch_status(bus, address);
+                }
+            }
+            Act::Respond(_) => {}
+        }
         let left = self.draw(self.pace.descriptor);
         self.queue.admit(Flight::new(head, descriptor, left));
         Ok(())

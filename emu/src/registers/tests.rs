@@ -133,6 +133,18 @@ fn reserved_bits_are_told_and_dropped() {
 }
 
 #[test]
+fn status_bits_of_absent_features_are_reserved() {
+    for (profile, bits) in [(Profile::old(), 0x10), (Profile::old(), 0x60), (Profile::qemu(Qemu::Legacy), 0x20)] {
+        let mut rig = rig(profile);
+        rig.w32(FSTS, bits);
+        rig.broke(Rule::ReservedBit, "0x34");
+    }
+    let mut rig = rig(Profile::server());
+    rig.w32(FSTS, 0xff73);
+    rig.clean();
+}
+
+#[test]
 fn eime_is_reserved_without_eim() {
     let mut rig = rig(Profile::qemu(Qemu::Legacy));
     rig.w32(IRTA, 0x2800);

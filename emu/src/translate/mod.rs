@@ -37,6 +37,7 @@ use crate::request::{Access, Answer, Fault, Kind, PageRequest, Request};
 use crate::state::{Mode, State};
 use crate::story::Happening;
 use crate::unit::Unit;
+use alloc::vec::Vec;
 use outcome::is_interrupt;
 use trail::Trail;
 
@@ -88,8 +89,8 @@ struct Walk<'a, O> {
     bus: &'a mut dyn Bus,
     /// None: the walk goes by memory alone.
     caches: Option<&'a mut Caches>,
-    /// Whether accessed and dirty bits are stored.
-    marks: bool,
+    /// Accessed and dirty bits that were set, if they are not stored: where, and the entry with them.
+    unstored: Option<Vec<(u64, u64)>>,
     observer: O,
     /// The table pages read so far.
     trail: Trail,
@@ -127,13 +128,21 @@ impl<O: Observer> Walk<'_, O> {
                 _ => {}
             }
         }
+        // A walk that meets an entry again must find it as it left it.
+        for (place, entry) in self.unstored.iter().flatten() {
+            let word = place.wrapping_sub(at) / 8;
+            if let Some(word) = words.get_mut(word as usize) {
+                *word = *entry;
+            }
+        }
         self.observer.see(|| Step::Read { what, at, snoop, words: readable.then(|| Words::new(&words)) });
         if readable { Ok(words) } else { self.check(true, error).map(|()| words) }
     }
     /// Sets bits of an entry with a compare-exchange (3.6.2, 3.7.2).
     fn mark(&mut self, what: What, at: u64, old: u64, new: u64, failure: Reason) -> Result<(), Stop> {
         self.observer.see(|| Step::Mark { what, at, old, new });
-        if !self.marks {
+        if let Some(unstored) = &mut self.unstored {
+            unstored.push((at, new));
             return Ok(());
         }
         match self.bus.compare_exchange64(at, old, new) {
@@ -144,7 +153,7 @@ impl<O: Observer> Walk<'_, O> {
     }
     /// How root, context and PASID tables, and the second-stage tables of legacy mode, are read (3.10).
     fn coherent(&self) -> Snoop {
-        if self.profile.coherent() { Snoop::Yes } else { Snoop::No }
+        self.profile.snoop()
     }
     /// SSIRWE: second-stage entries have their rights in bits 62:61.
     fn separate(&self) -> bool {
@@ -277,7 +286,7 @@ impl Unit {
             state: &self.state,
             bus,
             caches: Some(&mut self.caches),
-            marks: true,
+            unstored: None,
             observer,
             trail: Trail::new(),
             silent: false,
@@ -293,7 +302,7 @@ impl Unit {
             state: &self.state,
             bus,
             caches,
-            marks: false,
+            unstored: Some(Vec::new()),
             observer,
             trail: Trail::new(),
             silent: false,
@@ -305,6 +314,10 @@ impl Unit {
 
     /// A request of a device: translated, checked, and recorded where it is blocked.
     pub fn request(&mut self, bus: &mut dyn Bus, request: &Request) -> Answer {
+        if self.is_gone() {
+            let completion = Completion::UnsupportedRequest;
+            return Answer::Blocked(Fault { reason: Reason::NONE, completion, recordable: false });
+        }
         let verdict = self.walk(bus, Nobody).verdict(request);
         self.tell(Happening::Asked(request.source, request.pasid, request.address, verdict.denied));
         if let Some(reason) = verdict.record {
@@ -325,6 +338,8 @@ impl Unit {
                 format_args!("second-stage mapping of {address:#x} is read-only; erratum 772415 lets it be written"),
             );
         }
+        self.watch_answer(request, &verdict.answer);
+        self.watch_denial(bus, request, verdict.denied);
         verdict.answer
     }
     /// What memory says now: the answer that a request would get if nothing were cached. Nothing is cached, marked or recorded
@@ -335,7 +350,7 @@ impl Unit {
     /// The steps of a request and its answer, as they would be now. Nothing changes by it.
     pub fn explain(&self, bus: &mut dyn Bus, request: &Request) -> crate::explain::Explanation {
         let mut caches = self.caches.clone();
-        let mut walk = self.glance(bus, Some(&mut caches), alloc::vec::Vec::new());
+        let mut walk = self.glance(bus, Some(&mut caches), Vec::new());
         let answer = walk.verdict(request).answer;
         crate::explain::Explanation { request: *request, steps: walk.observer, answer }
     }

@@ -151,7 +151,7 @@ impl<O: Observer> Walk<'_, O> {
     fn is_protected(&self, request: &Request, address: u64, bare: bool) -> bool {
         let last = address.saturating_add(u64::from(request.length.max(1)) - 1);
         let meets = |range: &(u64, u64)| address <= range.1 && last >= range.0;
-        (bare || self.profile.protects_remapped) && self.state.protected.iter().flatten().any(meets)
+        (bare || self.profile.protects_all()) && self.state.protected.iter().flatten().any(meets)
     }
     /// Stops where an access meets protected memory.
     pub(super) fn protected(&mut self, request: &Request, address: u64, bare: bool) -> Result<(), Stop> {

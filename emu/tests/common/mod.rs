@@ -11,6 +11,7 @@ pub const FSTS: u32 = 0x34;
 pub const FECTL: u32 = 0x38;
 pub const FEDATA: u32 = 0x3c;
 pub const FEADDR: u32 = 0x40;
+pub const IQH: u32 = 0x80;
 pub const IQT: u32 = 0x88;
 pub const IQA: u32 = 0x90;
 pub const IRTA: u32 = 0xb8;
@@ -37,6 +38,8 @@ pub struct Rig {
     free: u64,
     tail: u32,
     turn: u64,
+    /// Descriptors have 256 bits.
+    wide: bool,
     /// Whether stores are flushed.
     pub careful: bool,
 }
@@ -45,7 +48,7 @@ impl Rig {
     pub fn new(profile: Profile) -> Self {
         let mut m = Machine::new(Ram::new(1 << 32), 1);
         m.add_unit(profile);
-        Rig { m, free: FIRST_FREE, tail: 0, turn: 0, careful: true }
+        Rig { m, free: FIRST_FREE, tail: 0, turn: 0, wide: false, careful: true }
     }
     pub fn at_pace(self, pace: Pace) -> Self {
         let mut rig = self;
@@ -121,18 +124,29 @@ impl Rig {
 
     /// Legacy mode, remapping on, queued invalidation where there is a queue.
     pub fn bring_up(&mut self) {
+        self.start(0);
+    }
+    /// Scalable mode.
+    pub fn bring_up_scalable(&mut self) {
+        self.wide = true;
+        self.start(1);
+    }
+    fn start(&mut self, mode: u64) {
         if self.profile().qi() {
             self.w64(IQT, 0);
-            self.w64(IQA, QUEUE);
+            self.w64(IQA, QUEUE | u64::from(self.wide) << 11);
             self.command(QIE, true);
         }
-        self.w64(RTADDR, ROOT);
+        self.w64(RTADDR, ROOT | mode << 10);
         self.command(SRTP, true);
         self.invalidate_all();
         self.command(TE, true);
     }
     pub fn invalidate_all(&mut self) {
         self.invalidate_contexts();
+        if self.wide {
+            self.submit([0x37, 0]);
+        }
         self.invalidate_iotlb();
     }
     pub fn invalidate_contexts(&mut self) {
@@ -163,13 +177,15 @@ impl Rig {
     pub fn queue(&mut self, descriptors: &[[u64; 2]]) {
         self.turn += 1;
         let wait = [5 | 1 << 5 | self.turn << 32, STATUS];
+        let (stride, slots) = if self.wide { (32, 128) } else { (16, 256) };
         for d in descriptors.iter().copied().chain([wait]) {
-            let at = QUEUE + u64::from(self.tail) * 16;
-            self.store(at, d[0]);
-            self.store(at + 8, d[1]);
-            self.tail = (self.tail + 1) % 256;
+            let at = QUEUE + u64::from(self.tail) * stride;
+            for (n, word) in [d[0], d[1], 0, 0].into_iter().take(stride as usize / 8).enumerate() {
+                self.store(at + 8 * n as u64, word);
+            }
+            self.tail = (self.tail + 1) % slots;
         }
-        self.w64(IQT, u64::from(self.tail) << 4);
+        self.w64(IQT, u64::from(self.tail) * stride);
     }
     /// The last wait has completed.
     pub fn drained(&self) -> bool {
@@ -219,17 +235,76 @@ impl Rig {
         self.put(entry, 0);
     }
 
+    /// Lets a source use a PASID directory, with ATS, PASIDs and page requests allowed and RID_PASID 0.
+    pub fn attach_scalable(&mut self, source: SourceId, directory: u64) {
+        let root = ROOT + u64::from(source >> 8) * 16 + u64::from(source >> 7 & 1) * 8;
+        if self.get(root) & 1 == 0 {
+            let contexts = self.page();
+            self.put(root, contexts | 1);
+        }
+        let entry = (self.get(root) & !0xfff) + u64::from(source & 0x7f) * 32;
+        self.put(entry, directory | 0x1d);
+    }
+    /// Where the PASID-table entry stands; makes the table.
+    pub fn pasid_entry(&mut self, directory: u64, pasid: u32) -> u64 {
+        let entry = directory + u64::from(pasid >> 6) * 8;
+        if self.get(entry) & 1 == 0 {
+            let table = self.page();
+            self.put(entry, table | 1);
+        }
+        (self.get(entry) & !0xfff) + u64::from(pasid & 63) * 64
+    }
+    /// A PASID that uses a first-stage table of four levels, whose walks snoop.
+    pub fn bind(&mut self, directory: u64, pasid: u32, domain: u16, table: u64) {
+        let entry = self.pasid_entry(directory, pasid);
+        self.put(entry + 16, table);
+        self.put(entry + 8, u64::from(domain) | 1 << 23);
+        self.put(entry, 1 << 6 | 1);
+    }
+    /// Where the first-stage entry of 4 KiB for an address stands; makes the tables on the way.
+    pub fn first_entry(&mut self, table: u64, address: u64) -> u64 {
+        let mut at = table;
+        for level in (1..4).rev() {
+            let entry = at + (address >> (12 + 9 * level) & 0x1ff) * 8;
+            if self.get(entry) & 1 == 0 {
+                let next = self.page();
+                self.put(entry, next | 7);
+            }
+            at = self.get(entry) & 0x000f_ffff_ffff_f000;
+        }
+        at + (address >> 12 & 0x1ff) * 8
+    }
+    /// Maps for user requests, writable.
+    pub fn map_first(&mut self, table: u64, address: u64, to: u64) {
+        let entry = self.first_entry(table, address);
+        self.put(entry, to | 7);
+    }
+
+    /// Where an extended capability of a function stands.
+    pub fn capability(&self, source: SourceId, id: u32) -> u16 {
+        let mut at = 0x100;
+        while self.m.config_read(source, at) & 0xffff != id {
+            at = (self.m.config_read(source, at) >> 20) as u16;
+            assert_ne!(at, 0, "no such capability");
+        }
+        at
+    }
+    pub fn enable_ats(&mut self, source: SourceId) {
+        let at = self.capability(source, 0xf);
+        self.m.config_write(source, at + 6, Size::Word, 0x8000);
+    }
+    pub fn enable_pasid(&mut self, source: SourceId) {
+        let at = self.capability(source, 0x1b);
+        self.m.config_write(source, at + 6, Size::Word, 1);
+    }
+    pub fn enable_pri(&mut self, source: SourceId, allocation: u32) {
+        let at = self.capability(source, 0x13);
+        self.m.config_write(source, at + 12, Size::Double, allocation);
+        self.m.config_write(source, at + 4, Size::Word, 1);
+    }
+
     pub fn add(&mut self, function: Function) -> FunctionId {
         self.m.add_function(function)
-    }
-    /// Turns ATS on in a function that has nothing but that.
-    pub fn enable_ats(&mut self, source: SourceId) {
-        let mut at = 0x100;
-        while self.m.config_read(source, at) & 0xffff != 0xf {
-            at = (self.m.config_read(source, at) >> 20) as u16;
-            assert_ne!(at, 0, "no ATS");
-        }
-        self.m.config_write(source, at + 6, Size::Word, 0x8000);
     }
     /// Writes 8 bytes by DMA.
     pub fn dma_put(&mut self, f: FunctionId, dma: Dma, v: u64) -> Result<(), vtd_emu::Blocked> {

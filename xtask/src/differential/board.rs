@@ -44,7 +44,7 @@ impl Device {
     pub const ALL: [Device; 4] = [Device::Writer, Device::UpperWriter, Device::FarWriter, Device::Edu];
 
     /// Its requester id.
-    pub fn source(self) -> u16 {
+    pub const fn source(self) -> u16 {
         match self {
             Device::Writer => 0x05 << 3,
             Device::UpperWriter => 0x1e << 3,
@@ -107,6 +107,9 @@ const EDU_TIME: u64 = 110_000_000;
 /// Its buffer.
 const EDU_BUFFER: u64 = 0x4_0000;
 
+/// Turning translation on and off takes QEMU long, and the longer the more devices there are.
+const BOARD: &str = "q35,sata=off,smbus=off,hpet=off,i8042=off,vmport=off,pit=off,graphics=off";
+
 /// A running machine.
 pub struct Board {
     pub line: Qtest,
@@ -124,7 +127,7 @@ impl Board {
             "iommu-testdev,bus=port0".into(),
             "edu,dma_mask=0xffffffffffffffff,addr=0x3".into(),
         ];
-        let mut arguments: Vec<String> = ["-machine", "q35", "-m", "4G"].map(String::from).into();
+        let mut arguments: Vec<String> = ["-machine", BOARD, "-m", "4G"].map(String::from).into();
         for device in devices {
             arguments.extend(["-device".into(), device]);
         }

@@ -65,7 +65,16 @@ pub struct Note {
     pub at: u64,
     pub part: Part,
     /// What was done to it, beside what makes it valid.
-    pub mutation: Option<&'static str>,
+    pub mutations: Vec<Mutated>,
+}
+
+/// What a mutation did.
+#[derive(Clone, Copy, Debug)]
+pub struct Mutated {
+    pub name: &'static str,
+    pub at: u64,
+    pub was: u64,
+    pub now: u64,
 }
 
 /// Something that was observed.

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use vtd_emu::Profile;
 
-use super::case::{Case, Dma, Part, Seen, Step, What, outcome};
+use super::case::{Case, Dma, Note, Part, Seen, Step, What, outcome};
+use super::layout::{self, QUEUE};
 use super::ours::{self, Run};
-use super::registers::{FSTS, GSTS, RECORD};
+use super::registers::{CCMD, GSTS, IQH, IQT, RECORD};
 use super::theirs::{GSTS_MASK, Theirs};
 
 /// Both answers to a step.
@@ -17,6 +18,9 @@ pub struct Pair<'a> {
     pub index: usize,
     pub ours: &'a Seen,
     pub theirs: &'a Seen,
+    /// What QEMU answered to all steps.
+    pub all: &'a [Seen],
+    pub profile: &'a Profile,
 }
 
 /// A fault record, as far as it is looked at.
@@ -73,14 +77,82 @@ impl<'a> Pair<'a> {
     pub fn passed(&self) -> (bool, bool) {
         let passed = |seen: &Seen| match value(seen, What::Outcome) {
             Some(result) => result != outcome::FAILED,
-            None => value(seen, What::Data).is_none_or(|data| data != 0) && record(seen).is_none(),
+            None => record(seen).is_none(),
         };
         (passed(self.ours), passed(self.theirs))
     }
 
+    /// Whether devices read the same.
+    pub fn data_agrees(&self) -> bool {
+        value(self.ours, What::Data) == value(self.theirs, What::Data)
+    }
+
     /// Whether the case has done that to a part of its tables.
-    pub fn mutated(&self, part: impl Fn(Part) -> bool, name: &str) -> bool {
-        self.case.notes.iter().any(|note| part(note.part) && note.mutation == Some(name))
+    pub fn mutated(&self, part: impl Fn(Part) -> bool, names: &[&str]) -> bool {
+        let named = |note: &&Note| note.mutations.iter().any(|one| names.contains(&one.name));
+        self.case.notes.iter().filter(|note| part(note.part)).any(|note| named(&note))
+    }
+
+    /// What `vtd-emu` would answer had the case not done this to its tables.
+    pub fn as_if_without(&self, names: &[&str]) -> Option<Seen> {
+        let mut case = self.case.clone();
+        let undone: Vec<_> = case.notes.iter().flat_map(|note| &note.mutations).copied().collect();
+        let undone: Vec<_> = undone.into_iter().filter(|one| names.contains(&one.name)).collect();
+        for one in &undone {
+            let bits = one.was ^ one.now;
+            for (_, word) in case.memory.iter_mut().filter(|(at, _)| *at == one.at) {
+                *word = *word & !bits | one.was & bits;
+            }
+        }
+        if undone.is_empty() { None } else { ours::run(&case, self.profile).seen.get(self.index).cloned() }
+    }
+
+    /// The steps before this one, latest first.
+    fn before(&self) -> impl Iterator<Item = &'a Step> {
+        self.case.steps[..self.index].iter().rev()
+    }
+
+    /// What software last left in a word of memory.
+    pub fn word(&self, at: u64) -> u64 {
+        let stored = self.before().find_map(|step| match step {
+            Step::Store(words) => words.iter().rev().find(|(one, _)| *one == at).map(|(_, word)| *word),
+            _ => None,
+        });
+        let first = || self.case.memory.iter().find(|(one, _)| *one == at).map(|(_, word)| *word);
+        stored.or_else(first).unwrap_or(layout::initial(at))
+    }
+
+    /// What software last wrote to a register.
+    pub fn written(&self, register: u32) -> Option<u64> {
+        self.before().find_map(|step| match step {
+            Step::Write(at, _, value) if *at == register => Some(*value),
+            _ => None,
+        })
+    }
+
+    /// The descriptors at which the units stand, where they stand at different ones, and not because they are done.
+    pub fn heads(&self) -> (Option<[u64; 4]>, Option<[u64; 4]>) {
+        let Some((ours, theirs)) = self.values(What::Register(IQH)).filter(|(ours, theirs)| ours != theirs) else {
+            return (None, None);
+        };
+        let tail = self.written(IQT);
+        let descriptor = |head: u64| {
+            let words = std::array::from_fn(|word| self.word(QUEUE + head + 8 * word as u64));
+            (Some(head) != tail).then_some(words)
+        };
+        (descriptor(ours), descriptor(theirs))
+    }
+
+    /// Whether QEMU let an access of the same device to the same gigabyte pass earlier.
+    pub fn passed_before(&self, dma: &Dma) -> bool {
+        let earlier = self.case.steps[..self.index].iter().zip(self.all);
+        earlier.enumerate().any(|(index, (step, seen))| match step {
+            Step::Dma(one) => {
+                let pair = Pair { index, ours: seen, theirs: seen, ..*self };
+                one.device == dma.device && one.at >> 30 == dma.at >> 30 && pair.passed().1
+            }
+            _ => false,
+        })
     }
 }
 
@@ -101,8 +173,8 @@ fn record(seen: &Seen) -> Option<Record> {
 fn differs((what, ours, theirs): (What, u64, u64)) -> bool {
     match what {
         What::Register(GSTS) => (ours ^ theirs) & GSTS_MASK != 0,
-        // Without a fault the index means nothing.
-        What::Register(FSTS) => ours != theirs,
+        // The source and its mask cannot be read (11.4.6.1).
+        What::Register(CCMD) => (ours ^ theirs) & !0x3_ffff_0000 != 0,
         _ => ours != theirs,
     }
 }
@@ -122,9 +194,9 @@ pub fn run(case: &Case, profile: &Profile, theirs: &mut Theirs<'_>) -> Result<Ou
 
 impl Outcome {
     /// Both answers to each step that was made.
-    pub fn pairs<'a>(&'a self, case: &'a Case) -> impl Iterator<Item = Pair<'a>> {
+    pub fn pairs<'a>(&'a self, case: &'a Case, profile: &'a Profile) -> impl Iterator<Item = Pair<'a>> {
         let both = self.ours.seen.iter().zip(&self.theirs).enumerate();
-        both.map(|(index, (ours, theirs))| Pair { case, index, ours, theirs })
+        both.map(|(index, (ours, theirs))| Pair { case, index, ours, theirs, all: &self.theirs, profile })
     }
 }
 

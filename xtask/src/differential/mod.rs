@@ -121,7 +121,7 @@ impl<'a> Bench<'a> {
             .with_context(|| format!("form {}, seed {seed}, case {number}", self.form.name))?;
         tally.cases += 1;
         tally.cut += u64::from(outcome.ours.seen.len() < case.steps.len());
-        let verdict = judge(&case, &outcome);
+        let verdict = judge(&case, &outcome, &self.profile);
         if !matches!(verdict, Verdict::Agreed) {
             self.theirs.forget()?;
         }
@@ -134,18 +134,18 @@ impl<'a> Bench<'a> {
     }
 }
 
-fn judge(case: &case::Case, outcome: &Outcome) -> Verdict {
-    for pair in outcome.pairs(case) {
+fn judge(case: &case::Case, outcome: &Outcome, profile: &Profile) -> Verdict {
+    for pair in outcome.pairs(case, profile) {
         let claim = claim(&pair);
         match (pair.agrees(), claim) {
             (true, None) => {}
             (true, Some(name)) => {
-                let text = report::difference(case, outcome, &pair);
+                let text = report::difference(outcome, &pair);
                 return Verdict::Unknown(format!("deviation {name} claims a step in which both agree\n{text}"));
             }
             // What comes after may follow from it.
             (false, Some(name)) => return Verdict::Known(name),
-            (false, None) => return Verdict::Unknown(report::difference(case, outcome, &pair)),
+            (false, None) => return Verdict::Unknown(report::difference(outcome, &pair)),
         }
     }
     Verdict::Agreed

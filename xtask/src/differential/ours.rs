@@ -112,10 +112,10 @@ impl Side {
                     target = Some(passed.address);
                     (outcome::ARRIVED, data)
                 }
-                None => (outcome::FAILED, 0),
+                None => (outcome::FAILED, self.blank(dma)),
             },
             Answer::Interrupt => (outcome::ELSEWHERE, 0),
-            Answer::Blocked(_) | Answer::Nothing | Answer::Translated(_) => (outcome::FAILED, 0),
+            Answer::Blocked(_) | Answer::Nothing | Answer::Translated(_) => (outcome::FAILED, self.blank(dma)),
         };
         if dma.device == Device::Edu {
             if !dma.write {
@@ -125,6 +125,15 @@ impl Side {
             seen.push((What::Outcome, what));
         }
         target
+    }
+
+    /// What a read that failed leaves in the buffer.
+    fn blank(&mut self, dma: &Dma) -> u64 {
+        let slot = &mut self.buffer[(dma.slot / 8) as usize % 512];
+        if !dma.write {
+            *slot = if dma.length == 4 { *slot & !0xffff_ffff } else { 0 };
+        }
+        *slot
     }
 
     /// What is read; 0 for writes.

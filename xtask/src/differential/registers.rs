@@ -76,7 +76,6 @@ pub fn name(at: u32) -> String {
 
 /// What reset leaves in the registers that cases write.
 pub const RESET: &[(u32, Width, u64)] = &[
-    (RTADDR, Quad, 0),
     (FECTL, Double, 1 << 31),
     (FEDATA, Double, 0),
     (FEADDR, Double, 0),

@@ -2,12 +2,13 @@
 
 use std::fmt::Write;
 
-use super::case::{Case, Part, Step, What, outcome};
+use super::case::{Part, Step, What, outcome};
 use super::compare::{Outcome, Pair};
 use super::registers;
 
 /// Everything that one needs to see what happened, and to see it again.
-pub fn difference(case: &Case, outcome: &Outcome, pair: &Pair<'_>) -> String {
+pub fn difference(outcome: &Outcome, pair: &Pair<'_>) -> String {
+    let case = pair.case;
     let mut text = String::new();
     let name = case.form.name;
     let _ = writeln!(
@@ -29,11 +30,11 @@ pub fn difference(case: &Case, outcome: &Outcome, pair: &Pair<'_>) -> String {
                 format!("{value:#x}")
             })
             .collect();
-        let mutation = note.mutation.map(|name| format!("   <- {name}")).unwrap_or_default();
-        let _ = writeln!(text, "    {:#x} {:22} {}{mutation}", note.at, part(note.part), words.join(" "));
+        let mutations: String = note.mutations.iter().map(|one| format!("   <- {}", one.name)).collect();
+        let _ = writeln!(text, "    {:#x} {:22} {}{mutations}", note.at, part(note.part), words.join(" "));
     }
     let _ = writeln!(text, "\n  steps{}:", if case.forgetful { " (nothing is kept)" } else { "" });
-    for one in outcome.pairs(case).take(pair.index + 1) {
+    for one in outcome.pairs(case, pair.profile).take(pair.index + 1) {
         let _ = writeln!(text, "    {:3} {}", one.index, step(one.step()));
         let differences = one.differences();
         for (what, ours) in one.ours {

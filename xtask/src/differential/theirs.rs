@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use super::board::{Board, Device, Written};
 use super::case::{Case, Dma, Seen, Step, What, outcome};
 use super::form::Capabilities;
-use super::layout::{self, DATA, DATA_PAGES, DUMP, FILL, QUEUE, STATUS, TABLE_PAGES, TABLES};
+use super::layout::{self, DATA, DATA_PAGES, DUMP, FILL, QUEUE, SERVICE, SERVICE_WORDS, STATUS, TABLE_PAGES, TABLES};
 use super::ours::{BUFFER, Run};
 use super::qtest::{Round, Ticket, Width};
-use super::registers::{self, FSTS, GCMD, GSTS, IQH, IQT, RECORD, TE};
+use super::registers::{self, FSTS, GCMD, GSTS, IQH, IQT, RECORD, SRTP, TE};
 use crate::machines::Machine;
 use crate::setup::qemu::Qemu;
 
@@ -84,7 +84,8 @@ impl<'a> Theirs<'a> {
         for (register, width, value) in registers::ACKNOWLEDGE {
             board.write(*register, *width, *value)?;
         }
-        board.write(GCMD, Width::Double, 0)?;
+        board.write(GCMD, Width::Double, TE)?;
+        serve(board)?;
         let mut dump = None;
         if case.has_edu() {
             board.edu(true, DUMP, PAGE as u32, 0)?;
@@ -118,7 +119,7 @@ impl<'a> Theirs<'a> {
         for tail in [32, 64, 0] {
             board.write(IQT, Width::Quad, tail)?;
         }
-        board.write(GCMD, Width::Double, 0)?;
+        board.write(GCMD, Width::Double, TE)?;
         board.write(IQT, Width::Quad, 0)?;
         for (register, width, value) in registers::ACKNOWLEDGE.iter().chain(registers::RESET) {
             board.write(*register, *width, *value)?;
@@ -131,6 +132,7 @@ impl<'a> Theirs<'a> {
     /// After a case that did not go as expected its memory is not as expected either.
     pub fn forget(&mut self) -> Result<()> {
         fill_memory(&mut self.board)?;
+        serve(&mut self.board)?;
         self.board.finish().map(drop)
     }
 }
@@ -139,6 +141,8 @@ fn begin(qemu: &Qemu, machine: &'static Machine) -> Result<(Board, Capabilities)
     let mut board = Board::start(qemu, machine).with_context(|| format!("machine {}", machine.name))?;
     fill_memory(&mut board)?;
     board.line.fill(FILL, PAGE as usize, BUFFER)?;
+    serve(&mut board)?;
+    board.write(GCMD, Width::Double, TE)?;
     let version = board.read(0, Width::Double)?;
     let (cap, ecap) = (board.read(8, Width::Quad)?, board.read(0x10, Width::Quad)?);
     let round = board.finish()?;
@@ -147,6 +151,9 @@ fn begin(qemu: &Qemu, machine: &'static Machine) -> Result<(Board, Capabilities)
 }
 
 fn fill_memory(board: &mut Board) -> Result<()> {
+    for at in SERVICE_WORDS {
+        board.line.write(at, Width::Quad, layout::initial(at))?;
+    }
     for first in TABLES {
         board.line.fill(first, (TABLE_PAGES * PAGE) as usize, 0)?;
     }
@@ -156,6 +163,12 @@ fn fill_memory(board: &mut Board) -> Result<()> {
     }
     board.line.fill(QUEUE, 4 * PAGE as usize, 0)?;
     board.line.fill(STATUS, PAGE as usize, 0)
+}
+
+/// Has the unit go by the tables that serve between cases.
+fn serve(board: &mut Board) -> Result<()> {
+    board.write(registers::RTADDR, Width::Quad, SERVICE)?;
+    board.write(GCMD, Width::Double, TE | SRTP)
 }
 
 /// Asks a step of QEMU.
@@ -238,7 +251,7 @@ fn seen(round: &Round, wanted: &[Wanted], dump: Option<&[u64]>) -> Result<Seen> 
 fn clean(board: &mut Board) -> Result<Vec<(Ticket, u64)>> {
     board.write(IQT, Width::Quad, 0)?;
     Ok(vec![
-        (board.read(GSTS, Width::Double)?, TE | registers::QIE),
+        (board.read(GSTS, Width::Double)?, registers::QIE),
         (board.read(IQH, Width::Quad)?, u64::MAX),
         (board.read(IQT, Width::Quad)?, u64::MAX),
         (board.read(FSTS, Width::Double)?, u64::MAX),

@@ -15,6 +15,7 @@ use crate::cli::TestArgs;
 use crate::filter;
 use crate::guest::{self, Bench, Tour};
 use crate::machines::{self, MACHINES, Machine};
+use crate::mutants;
 use crate::setup::sysroot;
 use checks::Check;
 use host::Suite;
@@ -23,6 +24,10 @@ use skips::Allowed;
 
 /// The default size has to be done in this time.
 const TIME_LIMIT: Duration = Duration::from_secs(20 * 60);
+
+/// How many mutants the default size tries, and which.
+const MUTANTS: usize = 3;
+const SEED: u64 = 1;
 
 /// The machines and tours of `--quick`.
 const QUICK_MACHINES: &[&str] = &["legacy", "second-stage", "no-iommu"];
@@ -34,11 +39,12 @@ struct Plan<'a> {
     scale: u32,
     machines: Vec<&'static Machine>,
     tours: Vec<Tour>,
+    mutants: Vec<String>,
     deadline: Option<Instant>,
 }
 
 impl<'a> Plan<'a> {
-    fn new(args: &'a TestArgs) -> Self {
+    fn new(args: &'a TestArgs) -> Result<Self> {
         let (scale, limit) = match (args.quick, args.long) {
             (true, _) => (10, Some(TIME_LIMIT)),
             (_, true) => (2000, None),
@@ -58,7 +64,8 @@ impl<'a> Plan<'a> {
         let few = args.quick && args.machines.is_empty();
         tours.retain(|tour| tour.name.contains(filter) && (!few || QUICK_TOURS.contains(&tour.name.as_str())));
         machines.retain(|machine| filter::behind(machine.name, filter).is_some());
-        Self { filter, scale, machines, tours, deadline: limit.map(|limit| Instant::now() + limit) }
+        let deadline = limit.map(|limit| Instant::now() + limit);
+        Ok(Self { filter, scale, machines, tours, mutants: mutants_for(args, filter)?, deadline })
     }
 
     fn checks<'b>(&'b self, checks: &'b [Check]) -> impl Iterator<Item = &'b Check> {
@@ -73,8 +80,20 @@ impl<'a> Plan<'a> {
     }
 }
 
+/// All where they are asked for, a few in the default size, none where it has to be quick or machines were named.
+fn mutants_for(args: &TestArgs, filter: &str) -> Result<Vec<String>> {
+    let Some(part) = filter::behind("mutant", filter) else { return Ok(Vec::new()) };
+    let named = filter.starts_with("mutant");
+    if !named && (args.quick || !args.machines.is_empty()) {
+        return Ok(Vec::new());
+    }
+    let mut names = mutants::names()?;
+    names.retain(|name| name.contains(part));
+    Ok(if named || args.long { names } else { mutants::sample(names, MUTANTS, SEED) })
+}
+
 pub fn run(args: &TestArgs) -> Result<ExitCode> {
-    let plan = Plan::new(args);
+    let plan = Plan::new(args)?;
     if args.list {
         list(&plan)?;
         return Ok(ExitCode::SUCCESS);
@@ -87,6 +106,7 @@ pub fn run(args: &TestArgs) -> Result<ExitCode> {
         report.group(suite.group, |report| suite.run(plan.filter, plan.scale, plan.deadline, report));
     }
     run_checks(&plan, checks::LATE, &mut report);
+    run_mutants(&plan, &mut report);
     if !plan.machines.is_empty() || !plan.tours.is_empty() {
         match report.group("set-up and kernel", |_| prepare(&plan)) {
             Ok(bench) => run_guests(&plan, &bench, &mut report),
@@ -123,6 +143,20 @@ fn run_checks(plan: &Plan<'_>, checks: &[Check], report: &mut Report) {
     }
 }
 
+fn run_mutants(plan: &Plan<'_>, report: &mut Report) {
+    if plan.mutants.is_empty() {
+        return;
+    }
+    report.group("mutants", |report| {
+        let done = mutants::each(&plan.mutants, &mut |_, name, time, outcome| {
+            report.check(&format!("mutant::{name}"), time, outcome.map(drop));
+        });
+        if let Err(error) = done {
+            report.check("mutant::run", Duration::ZERO, Err(error));
+        }
+    });
+}
+
 fn run_guests(plan: &Plan<'_>, bench: &Bench, report: &mut Report) {
     println!("machines in QEMU {} ({})", bench.qemu.version, bench.qemu.origin);
     for machine in &plan.machines {
@@ -153,6 +187,7 @@ fn list(plan: &Plan<'_>) -> Result<()> {
             names.extend(full.filter(|name| name.contains(plan.filter)));
         }
     }
+    names.extend(plan.mutants.iter().map(|name| format!("mutant::{name}")));
     names.extend(plan.tours.iter().map(|tour| tour.name.clone()));
     names.iter().for_each(|name| println!("{name}"));
     println!("\n{} tests\n\n{}", names.len(), machines::listing());

@@ -37,16 +37,20 @@ pub fn case(form: &'static Form, seed: u64, number: u64) -> Case {
         level: 0,
         slot: 0,
         stale: false,
+        forgetful: false,
+        scalable: false,
+        upper: false,
     };
-    // QEMU says for ever that a root was taken over, once one was.
-    maker.command(SRTP);
+    // As the unit is left between cases.
+    maker.root(layout::SERVICE);
+    maker.turn(TE, true);
     match maker.random.below(100) {
         0..78 if std::env::var_os("NOTABLES").is_none() => maker.tables(),
         0..92 => maker.queue(),
         _ => maker.registers(),
     }
     maker.steps.push(Step::Memory);
-    let forgetful = !maker.stale && maker.random.percent(30);
+    let forgetful = maker.forgetful || !maker.stale && maker.random.percent(30);
     let memory = maker.started.unwrap_or(maker.memory).into_iter().collect();
     Case { form, seed, number, memory, steps: maker.steps, notes: maker.notes, forgetful }
 }
@@ -72,6 +76,12 @@ struct Maker {
     slot: u32,
     /// Something was changed and not invalidated.
     stale: bool,
+    /// Caches would hold what breaks the rules for domain ids.
+    forgetful: bool,
+    /// The unit goes by scalable tables.
+    scalable: bool,
+    /// First-stage addresses of the upper half: requests there must not be blocked, as QEMU records them otherwise.
+    upper: bool,
 }
 
 impl Maker {
@@ -97,7 +107,7 @@ impl Maker {
     }
 
     fn note(&mut self, at: u64, part: Part) {
-        self.notes.push(Note { at, part, mutation: None });
+        self.notes.push(Note { at, part, mutations: Vec::new() });
     }
 
     fn step(&mut self, step: Step) {
@@ -137,6 +147,7 @@ impl Maker {
     /// Makes the unit go by the tables at `root`.
     fn root(&mut self, root: u64) {
         self.write_quad(RTADDR, root);
+        self.scalable = root & 1 << 10 != 0;
         self.command(SRTP);
     }
 

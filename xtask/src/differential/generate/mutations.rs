@@ -1,6 +1,7 @@
 //! What goes wrong in tables.
 
 use super::*;
+use crate::differential::case::Mutated;
 use crate::differential::form::Tables;
 use crate::differential::layout::HOLES;
 
@@ -34,10 +35,14 @@ use Change::{Clear, Hole, Interrupts, Random, SetOne};
 enum Alike {
     Always,
     Legacy,
+    /// On units that have nothing else.
+    LegacyUnit,
+    /// On the unit with first-stage tables.
+    First,
     Never,
 }
 
-use Alike::{Always, Legacy, Never};
+use Alike::{Always, First, Legacy, LegacyUnit, Never};
 
 const fn new(name: &'static str, word: u64, change: Change, alike: Alike) -> Mutation {
     Mutation { name, word, change, alike }
@@ -76,7 +81,7 @@ const SCALABLE_CONTEXT: &[Mutation] = &[
 const DIRECTORY: &[Mutation] = &[
     new("not present", 0, Clear(1), Always),
     new("faults not to be recorded", 0, SetOne(2), Always),
-    new("reserved bit below the pointer", 0, SetOne(0xffc), Never),
+    new("reserved bit of the directory", 0, SetOne(0xffc), Never),
     new("pointer to a hole", 0, Hole, Always),
 ];
 
@@ -92,19 +97,19 @@ const PASID_ENTRY: &[Mutation] = &[
     new("reserved bit of the third word", 2, SetOne(0xff3), Never),
     new("reserved bit of the last words", 3, SetOne(u64::MAX), Never),
     new("pointer to a hole", 0, Hole, Never),
-    new("first-stage pointer to a hole", 2, Hole, Always),
+    new("first-stage pointer to a hole", 2, Hole, First),
 ];
 
 const SECOND: &[Mutation] = &[
     new("no reading", 0, Clear(1), Legacy),
     new("no writing", 0, Clear(2), Legacy),
     new("nothing", 0, Clear(3), Legacy),
-    new("bit 11", 0, SetOne(1 << 11), Legacy),
+    new("bit 11", 0, SetOne(1 << 11), LegacyUnit),
     new("bit 62", 0, SetOne(1 << 62), Legacy),
     new("large page bit", 0, SetOne(1 << 7), Legacy),
     new("low address bit", 0, SetOne(0x1ff << 12), Legacy),
     new("pointer to a hole", 0, Hole, Legacy),
-    new("pointer to the interrupt range", 0, Interrupts, Legacy),
+    new("pointer to the interrupt range", 0, Interrupts, LegacyUnit),
     new("too high an address", 0, SetOne(0xf << 48), Legacy),
 ];
 
@@ -144,11 +149,15 @@ impl Maker {
             };
             let allowed: Vec<&Mutation> = list.iter().filter(|mutation| self.allows(mutation, scalable)).collect();
             let Some(mutation) = allowed.get(self.random.below(allowed.len() as u64) as usize) else { continue };
+            if matches!(part, Part::Context | Part::PasidEntry) {
+                // Two tables under one domain id, maybe.
+                self.forgetful = true;
+            }
             let at = at + 8 * mutation.word;
             let word = self.word(at);
             let new = self.changed(word, mutation.change);
             self.set(at, new);
-            self.notes[which].mutation = Some(mutation.name);
+            self.notes[which].mutations.push(Mutated { name: mutation.name, at, was: word, now: new });
         }
     }
 
@@ -157,6 +166,8 @@ impl Maker {
             || match mutation.alike {
                 Always => true,
                 Legacy => !scalable || self.form.tables == Tables::Legacy,
+                LegacyUnit => self.form.tables == Tables::Legacy,
+                First => self.form.tables == Tables::FirstStage,
                 Never => false,
             }
     }

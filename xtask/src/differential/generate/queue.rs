@@ -133,7 +133,6 @@ impl Maker {
 
     /// A descriptor that has nothing wrong with it.
     fn sound(&mut self, wide: bool) -> Descriptor {
-        let scalable = self.form.tables != Tables::Legacy;
         let (domain, source) = (self.random.below(4) as u16, self.pick(&Device::ALL).source());
         let page = self.random.bits() & 0xffff_ffff_f000;
         let order = self.random.below(19) as u8;
@@ -143,7 +142,8 @@ impl Maker {
             1 => Cover::Domain(domain),
             _ => Cover::Pages(domain, page, order, leaf),
         };
-        match self.random.below(if wide && scalable { 11 } else { 8 }) {
+        let all = wide && (self.scalable || self.deviant && self.random.percent(20));
+        match self.random.below(if all { 11 } else { 8 }) {
             0 => contexts(None),
             1 => [CONTEXTS | 2 << 4 | u64::from(domain) << 16, 0, 0, 0],
             2 => {
@@ -205,12 +205,10 @@ impl Maker {
     pub fn queue(&mut self) {
         let scalable = self.form.tables != Tables::Legacy;
         let wide = scalable && self.random.percent(70);
-        if self.random.percent(30) {
-            // Nothing is lost where the unit does not go by tables at all.
-            let root = self.frame();
-            self.root(root | u64::from(scalable && wide) << 10);
-        }
         self.enable_queue(wide);
+        let root = self.frame();
+        let legacy = !wide || self.random.percent(30);
+        self.root(root | u64::from(!legacy) << 10);
         for _ in 0..1 + self.random.below(4) {
             let count = 1 + self.random.below(6);
             let bad = self.random.percent(60);

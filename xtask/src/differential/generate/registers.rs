@@ -45,9 +45,6 @@ const READABLE: &[(u32, Width)] = &[
     (0xdc, Double),
     (0x100, Quad),
     (IVA, Quad),
-    (0x220, Quad),
-    (0x228, Quad),
-    (0x22c, Double),
     (0x400, Quad),
     (0xe00, Quad),
 ];

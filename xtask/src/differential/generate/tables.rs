@@ -47,7 +47,7 @@ struct World {
     domains: Vec<Domain>,
     /// The domain of each device, and where its entry lies: the context entry, or that of the PASID.
     devices: BTreeMap<Device, (usize, u64)>,
-    /// Pages that `edu` uses in one direction only, as QEMU keeps rights that a later access may find wanting.
+    /// Gigabytes that `edu` uses in one direction only, as QEMU keeps rights that a later access may find wanting.
     direction: BTreeMap<u64, bool>,
 }
 
@@ -94,6 +94,7 @@ impl Maker {
     /// A case about tables.
     pub fn tables(&mut self) {
         let scalable = self.form.tables != Tables::Legacy && !self.random.percent(10);
+        self.upper = scalable && self.form.tables == Tables::FirstStage && self.random.percent(10);
         let root = self.frame();
         let mut world =
             World { scalable, root, domains: Vec::new(), devices: BTreeMap::new(), direction: BTreeMap::new() };
@@ -102,11 +103,13 @@ impl Maker {
             world.domains.push(domain);
         }
         for device in Device::ALL {
-            if !self.random.percent(if self.quiet(&world) { 0 } else { 8 }) {
+            if !self.random.percent(if scalable && !self.deviant { 0 } else { 8 }) {
                 self.attach(&mut world, device);
             }
         }
-        self.mutate(scalable);
+        if !self.upper {
+            self.mutate(scalable);
+        }
         self.start(&world);
         for _ in 0..3 + self.random.below(6) {
             self.act(&mut world);
@@ -115,7 +118,7 @@ impl Maker {
 
     /// Whether blocked requests have to be avoided, as QEMU gives other reasons for most.
     fn quiet(&self, world: &World) -> bool {
-        world.scalable && self.form.tables == Tables::SecondStage && !self.deviant
+        self.upper || world.scalable && self.form.tables == Tables::SecondStage && !self.deviant
     }
 
     fn domain(&mut self, number: u16, scalable: bool) -> Domain {
@@ -173,7 +176,8 @@ impl Maker {
         let bits = 12 + 9 * u32::from(domain.levels);
         let low = at & ((1 << bits) - 1);
         match domain.stage {
-            Stage::First if low >> 47 != 0 => low | !((1 << 48) - 1),
+            Stage::First if low >> 47 != 0 && self.upper => low | !((1 << 48) - 1),
+            Stage::First => low & ((1 << 47) - 1),
             _ => low,
         }
     }
@@ -280,7 +284,8 @@ impl Maker {
         let (second, first, width) = match domain.stage {
             Stage::First => (0, domain.top, 2),
             Stage::Second => (domain.top, 0, u64::from(domain.levels) - 2),
-            Stage::PassThrough => (0, 0, 0),
+            // QEMU would take it for the first stage's, were the type another.
+            Stage::PassThrough => (0, 0, 2),
         };
         [second | domain.stage.pgtt() << 6 | width << 2 | 1, domain.id.into(), first]
     }
@@ -293,7 +298,6 @@ impl Maker {
             self.enable_queue(wide);
         }
         self.root(world.root | u64::from(world.scalable) << 10);
-        self.turn(TE, true);
     }
 
     fn act(&mut self, world: &mut World) {
@@ -301,8 +305,8 @@ impl Maker {
             0..62 => self.request(world),
             62..82 => self.change(world),
             82..90 => self.invalidate_something(world),
-            90..94 => self.off_and_on(world),
-            94..97 => self.root(world.root | u64::from(world.scalable) << 10),
+            90 => self.off_and_on(world),
+            91..95 => self.root(world.root | u64::from(world.scalable) << 10),
             _ => self.read(FSTS, Double),
         }
     }
@@ -314,7 +318,7 @@ impl Maker {
         let at = self.address(world, device);
         let quiet = self.quiet(world);
         let write = match device {
-            Device::Edu if !self.deviant => *world.direction.entry(at >> 12).or_insert(write),
+            Device::Edu if !self.deviant => *world.direction.entry(at >> 30).or_insert(write),
             Device::Edu => write,
             _ => true,
         };
@@ -358,8 +362,13 @@ impl Maker {
             }
             // A bit that is too high.
             93..98 => {
-                let bits = 12 + 9 * u64::from(domain.levels);
-                inside ^ 1 << (bits + self.random.below(64 - bits))
+                let bits = match domain.stage {
+                    Stage::First => 47,
+                    _ => 12 + 9 * u64::from(domain.levels),
+                };
+                // FRCD has the bits that tables translate; QEMU's has more.
+                let end = if self.deviant { 64 } else { self.form.width.into() };
+                if bits < end { inside ^ 1 << (bits + self.random.below(end - bits)) } else { inside }
             }
             _ => 0xfee0_0000 + (self.random.below(0x10_0000) & !7),
         }
@@ -411,7 +420,7 @@ impl Maker {
         let order = 9 * (mapping.level - 1);
         let only_leaf = self.random.percent(60);
         // With caching mode what was not there is kept as well.
-        if self.form.name != "caching" && self.random.percent(12) {
+        if self.form.name != "caching" && !self.forgetful && self.random.percent(12) {
             self.stale = true;
             let device = self.pick(&Device::ALL);
             if world.devices.get(&device).is_some_and(|(of, _)| *of == which) && (device != Device::Edu || self.deviant)

@@ -1,0 +1,77 @@
+//! Requests of devices before and after every store of the driver: each sees the old state or the new, never a third.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use vtd::DeviceId;
+use vtd_emu::{Access, Answer, Request};
+
+use crate::host::Host;
+
+/// Where a request led.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Seen {
+    /// To this address.
+    Memory(u64),
+    /// It was blocked, for this reason.
+    Blocked(u8),
+}
+
+#[derive(Default)]
+struct Table {
+    on: bool,
+    /// By unit, source and address: all that was seen.
+    asked: BTreeMap<(usize, u16, u64), Vec<Seen>>,
+}
+
+/// The probes of one machine.
+#[derive(Clone)]
+pub struct Probes(Arc<Mutex<Table>>);
+
+impl Probes {
+    /// With `always`, all probes look at all stores; else only while a story wants them to.
+    pub fn new(host: &Host, always: bool) -> Self {
+        let probes = Probes(Arc::new(Mutex::new(Table { on: always, asked: BTreeMap::new() })));
+        let table = probes.0.clone();
+        host.trouble().around = Some(Box::new(move |machine| {
+            let mut table = table.lock().unwrap();
+            if !table.on {
+                return;
+            }
+            for ((unit, source, address), seen) in &mut table.asked {
+                let now = match machine.request(*unit, &Request::new(*source, Access::Read, *address)) {
+                    Some(Answer::Passed(p)) => Seen::Memory(p.address),
+                    Some(Answer::Blocked(f)) => Seen::Blocked(f.reason.0),
+                    other => panic!("{other:?}"),
+                };
+                if !seen.contains(&now) {
+                    seen.push(now);
+                }
+            }
+        }));
+        probes
+    }
+
+    /// From now on a read of the device at this address goes with every store.
+    pub fn add(&self, unit: usize, d: DeviceId, address: u64) {
+        self.0.lock().unwrap().asked.insert((unit, d.source.0, address), Vec::new());
+    }
+
+    /// What all probes have seen since the last call.
+    pub fn take(&self) -> Vec<(u64, Vec<Seen>)> {
+        let mut table = self.0.lock().unwrap();
+        table.asked.iter_mut().map(|((.., address), seen)| (*address, std::mem::take(seen))).collect()
+    }
+
+    /// Runs `body` with the probes looking, whatever the mode says.
+    pub fn looking<R>(&self, body: impl FnOnce() -> R) -> R {
+        let was = std::mem::replace(&mut self.0.lock().unwrap().on, true);
+        let r = body();
+        self.0.lock().unwrap().on = was;
+        r
+    }
+
+    pub fn stop(&self, host: &Host) {
+        host.trouble().around = None;
+    }
+}

@@ -1,0 +1,410 @@
+//! The driver on an emulated machine, with devices to ask for memory: what every story begins and ends with.
+
+use std::sync::{Arc, Mutex};
+
+use vtd::dmar::Topology;
+use vtd::{
+    Access, BringUp, Config, DeviceId, Domain, Events, Fault, Group, Hpa, Iova, Nanos, Owner, Range, Service, TakeOver,
+    Target, Vtd,
+};
+use vtd_emu::{Alias, Blocked, Dma, Form, Function, FunctionId, Keep, Pace, Profile};
+
+use crate::dmar::Dmar;
+use crate::features;
+use crate::host::{Driver, Host, base};
+use crate::probes::Probes;
+
+/// How the hardware behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct Mode {
+    pub name: &'static str,
+    pace: fn(u64) -> Pace,
+    keep: Keep,
+    capacity: Option<usize>,
+    /// Lines leave the CPU's caches early, in so many of a hundred steps.
+    leaking: u8,
+    /// Devices ask before and after every store of the driver.
+    probes: bool,
+    /// Interrupts come that nobody sent.
+    spurious: u8,
+}
+
+const PROMPT: Mode = Mode {
+    name: "prompt",
+    pace: |_| Pace::prompt(),
+    keep: Keep::Everything,
+    capacity: None,
+    leaking: 0,
+    probes: false,
+    spurious: 0,
+};
+
+/// Every adversary.
+pub const MODES: &[Mode] = &[
+    PROMPT,
+    Mode { name: "at once", pace: |_| Pace::at_once(), ..PROMPT },
+    Mode { name: "slow", pace: Pace::slow, ..PROMPT },
+    Mode { name: "slow, another seed", pace: |seed| Pace::slow(!seed), leaking: 20, ..PROMPT },
+    Mode { name: "keeps most", pace: Pace::slow, keep: Keep::Most(30), ..PROMPT },
+    Mode { name: "keeps nothing", keep: Keep::Nothing, ..PROMPT },
+    Mode { name: "small caches", capacity: Some(4), ..PROMPT },
+    Mode { name: "lines leave early", leaking: 50, ..PROMPT },
+    Mode { name: "probes", probes: true, ..PROMPT },
+    Mode { name: "probes that nothing remembers", keep: Keep::Nothing, leaking: 30, probes: true, ..PROMPT },
+    Mode { name: "slow, probes, spurious interrupts", pace: Pace::slow, probes: true, spurious: 3, ..PROMPT },
+];
+
+/// A device on bus 0, alone in its group.
+pub const fn dev(device: u8) -> DeviceId {
+    DeviceId::new(0, 0, device, 0)
+}
+
+/// Integrated devices 1 to this one; 4 is a USB controller.
+pub const INTEGRATED: u8 = 6;
+const PORT: DeviceId = dev(0x1c);
+/// Behind a bridge from PCI Express, in one group with it and with each other.
+pub const BRIDGE: DeviceId = DeviceId::new(0, 1, 0, 0);
+pub const BEHIND: [DeviceId; 2] = [DeviceId::new(0, 2, 1, 0), DeviceId::new(0, 2, 2, 0)];
+/// The id that the bridge puts in place of theirs, sometimes.
+pub const SUBSTITUTE: u16 = 0x200;
+
+/// Where nobody's devices reach anything, and a device of the driver's is sent first.
+pub const AT: u64 = 0x10_0000;
+
+/// All that is chosen before the driver begins.
+pub struct Plan {
+    pub profiles: Vec<Profile>,
+    pub mode: Mode,
+    pub config: Config,
+    /// Regions that firmware reserves: first and last address, and the device.
+    pub reserved: Vec<(u64, u64, DeviceId)>,
+    pub seed: u64,
+}
+
+impl Plan {
+    pub fn new(profile: &Profile, mode: Mode) -> Self {
+        let wait = Nanos::millis(10);
+        let config = Config {
+            command_deadline: wait,
+            invalidation_deadline: wait,
+            identity_top: Hpa::new(64 << 20).expect("low"),
+            ..Config::default()
+        };
+        Plan { profiles: vec![profile.clone()], mode, config, reserved: Vec::new(), seed: 1 }
+    }
+
+    /// The same with two units: the first serves devices 1 and 2, the second all others.
+    pub fn two(profile: &Profile, other: &Profile, mode: Mode) -> Self {
+        let mut plan = Plan::new(profile, mode);
+        plan.profiles.push(other.clone());
+        plan
+    }
+
+    pub fn reserve(mut self, first: u64, last: u64, device: DeviceId) -> Self {
+        self.reserved.push((first, last, device));
+        self
+    }
+
+    /// The machine, and the driver that has touched nothing yet.
+    pub fn build(&self) -> Rig {
+        let host = Host::new(self.seed);
+        let mut devices = Vec::new();
+        let mut dmar = Dmar::default();
+        {
+            let mut m = host.machine();
+            for (n, profile) in self.profiles.iter().enumerate() {
+                m.add_unit(profile.clone());
+                let scopes = if n + 1 < self.profiles.len() { vec![dev(1), dev(2)] } else { vec![] };
+                dmar = dmar.unit(base(n), &scopes);
+                if let Some(unit) = m.unit_mut(n) {
+                    unit.set_pace((self.mode.pace)(self.seed));
+                    unit.set_caching(self.mode.keep, self.mode.capacity);
+                }
+            }
+            m.set_leaking(self.mode.leaking);
+            let last = self.profiles.len() - 1;
+            let mut add = |d: DeviceId, f: Function| devices.push((d, m.add_function(f)));
+            for n in 1..=INTEGRATED {
+                let unit = if n <= 2 { 0 } else { last };
+                let class = if n == 4 { 0x0c_0330 } else { 0x02_0000 };
+                add(dev(n), Function { class, ..Function::new(dev(n).source.0, unit) });
+            }
+            let port = Form::RootPort { secondary: 1, subordinate: 2 };
+            add(PORT, Function::bridge(PORT.source.0, last, port).with_acs(0x1d));
+            let bridge = Form::ToConventional { secondary: 2, subordinate: 2 };
+            add(BRIDGE, Function::bridge(BRIDGE.source.0, last, bridge));
+            for d in BEHIND {
+                let f = Function::new(d.source.0, last).of(Form::Conventional);
+                add(d, Function { alias: Alias::Sometimes(SUBSTITUTE), ..f });
+            }
+        }
+        for (first, end, device) in &self.reserved {
+            dmar = dmar.reserved(*first, *end, *device);
+        }
+        let width = self.profiles.iter().map(|p| p.width).min().unwrap_or(39);
+        let topology = Topology::from_table(&dmar.bytes(width)).expect("a table");
+        assert_eq!(topology.defects(), 0);
+        let vtd = Vtd::new(host.clone(), topology, self.config).expect("memory");
+        host.handler(Some(vtd.clone()));
+        let probes = Probes::new(&host, self.mode.probes);
+        let ear = Arc::new(Ear::default());
+        vtd.on_other_events(ear.clone());
+        Rig {
+            host,
+            vtd,
+            ear,
+            probes,
+            devices,
+            profiles: self.profiles.clone(),
+            spurious: self.mode.spurious,
+            pages: Mutex::default(),
+        }
+    }
+
+    /// The driver in charge.
+    pub fn up(&self) -> Rig {
+        let rig = self.build();
+        rig.bring_up().expect("bring-up");
+        rig
+    }
+}
+
+/// Keeps what it hears.
+#[derive(Default)]
+pub struct Ear {
+    faults: Mutex<Vec<Fault>>,
+    lost: Mutex<u64>,
+}
+
+impl Events for Ear {
+    fn fault(&self, f: &Fault) {
+        self.faults.lock().unwrap().push(*f);
+    }
+    fn lost(&self, count: u64) {
+        *self.lost.lock().unwrap() += count;
+    }
+}
+
+impl Ear {
+    pub fn heard(&self) -> Vec<Fault> {
+        std::mem::take(&mut self.faults.lock().unwrap())
+    }
+    pub fn missed(&self) -> u64 {
+        std::mem::take(&mut self.lost.lock().unwrap())
+    }
+}
+
+/// The driver and its machine.
+pub struct Rig {
+    pub host: Host,
+    pub vtd: Driver,
+    /// Who hears of what no owner hears.
+    pub ear: Arc<Ear>,
+    pub probes: Probes,
+    devices: Vec<(DeviceId, FunctionId)>,
+    pub profiles: Vec<Profile>,
+    spurious: u8,
+    /// Memory for devices, by physical address.
+    pages: Mutex<Vec<(u64, u8)>>,
+}
+
+/// A write of one of the integrated devices, or a read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ask {
+    Read,
+    Write,
+}
+
+impl Rig {
+    pub fn bring_up(&self) -> Result<BringUp, vtd::Error> {
+        let report = self.vtd.bring_up(TakeOver::Disable)?;
+        // Before, no handler is ready for them.
+        for n in 0..self.profiles.len() {
+            self.host.machine().unit_mut(n).unwrap().adversary().spurious = self.spurious;
+        }
+        Ok(report)
+    }
+
+    /// Memory for devices: `2^order` pages.
+    pub fn memory(&self, order: u8) -> u64 {
+        let at = self.host.arena().alloc(order).expect("room for data");
+        let hpa = self.host.arena().hpa(at.as_ptr() as usize);
+        self.pages.lock().unwrap().push((hpa, order));
+        hpa
+    }
+
+    pub fn page(&self) -> u64 {
+        self.memory(0)
+    }
+
+    /// What the CPU reads at a physical address.
+    pub fn look(&self, at: u64) -> u64 {
+        vtd_emu::Memory::read64(self.host.machine().memory(), at).expect("memory")
+    }
+
+    pub fn put(&self, at: u64, v: u64) {
+        vtd_emu::Memory::write64(self.host.machine().memory_mut(), at, v).expect("memory");
+    }
+
+    pub fn function(&self, d: DeviceId) -> FunctionId {
+        self.devices.iter().find(|(known, _)| *known == d).expect("a device").1
+    }
+
+    /// The device reads eight bytes.
+    pub fn read(&self, d: DeviceId, at: u64) -> Result<u64, Blocked> {
+        let mut bytes = [0; 8];
+        let answer = self.host.machine().dma_read(self.function(d), &Dma::at(at), &mut bytes);
+        self.host.interrupts();
+        answer.map(|()| u64::from_le_bytes(bytes))
+    }
+
+    /// The device writes eight bytes.
+    pub fn write(&self, d: DeviceId, at: u64, v: u64) -> Result<(), Blocked> {
+        let answer = self.host.machine().dma_write(self.function(d), &Dma::at(at), &v.to_le_bytes());
+        self.host.interrupts();
+        answer
+    }
+
+    /// The device reaches `memory` at `at`: what it writes lands there, and it reads what stands there.
+    #[track_caller]
+    pub fn reaches(&self, d: DeviceId, at: u64, memory: u64) {
+        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+        let v = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed) * 0x1_0001;
+        assert_eq!(self.write(d, at, v), Ok(()), "{d} writes at {at:#x}");
+        assert_eq!(self.look(memory), v, "what {d} wrote at {at:#x} stands at {memory:#x}");
+        self.put(memory, !v);
+        assert_eq!(self.read(d, at), Ok(!v), "{d} reads at {at:#x}");
+    }
+
+    /// The reason for which the device is blocked; nothing is heard of it yet.
+    #[track_caller]
+    pub fn refused(&self, d: DeviceId, at: u64, ask: Ask) -> u8 {
+        let answer = match ask {
+            Ask::Read => self.read(d, at).map(drop),
+            Ask::Write => self.write(d, at, 0xbad),
+        };
+        match answer {
+            Err(Blocked::Fault(f)) => f.reason.0,
+            other => panic!("{d} at {at:#x} ({ask:?}) should be blocked: {other:x?}"),
+        }
+    }
+
+    /// The device is blocked, for this reason, and whoever hears of its faults is told so.
+    #[track_caller]
+    pub fn blocked(&self, d: DeviceId, at: u64, ask: Ask, reason: u8, ear: &Ear) {
+        self.settle();
+        ear.heard();
+        assert_eq!(self.refused(d, at, ask), reason, "{d} at {at:#x}");
+        self.settle();
+        let heard = ear.heard();
+        let attempt = match ask {
+            Ask::Read => vtd::hw::faults::Access::Read,
+            Ask::Write => vtd::hw::faults::Access::Write,
+        };
+        // A record has no more address bits than the unit takes (11.4.14).
+        let bits = self.profiles.iter().map(Profile::mgaw).min().unwrap_or(63);
+        let page = !0xfff & (u64::MAX >> (63 - bits));
+        let this = |f: &&Fault| (f.address.get() ^ at) & page == 0 && f.reason.0 == reason && f.attempt == attempt;
+        let found = heard.iter().find(this);
+        let found = found.unwrap_or_else(|| panic!("{d} at {at:#x}, {reason:#x}: nobody told; heard {heard:x?}"));
+        let alias = BEHIND.contains(&d) && found.source.0 == SUBSTITUTE;
+        assert!(found.source == d.source || alias, "{found}");
+        assert!(found.device == Some(d) || alias, "{found}");
+    }
+
+    /// Has the driver deliver all that it knows.
+    pub fn settle(&self) {
+        for _ in 0..1000 {
+            self.host.interrupts();
+            if self.vtd.service(64) == Service::Idle {
+                return;
+            }
+        }
+        panic!("service does not come to an end");
+    }
+
+    /// Claims the device's group; the ear hears of every member.
+    #[track_caller]
+    pub fn claim(&self, d: DeviceId) -> (Group<Host>, Arc<Ear>) {
+        let group = self.vtd.claim(self.vtd.group_of(d).unwrap(), Owner::HOST).unwrap();
+        let ear = Arc::new(Ear::default());
+        let members: Vec<DeviceId> = group.devices().collect();
+        members.iter().for_each(|m| group.on_events(*m, ear.clone()).unwrap());
+        (group, ear)
+    }
+
+    /// A domain as good as the group's units allow.
+    pub fn domain(&self, group: &Group<Host>) -> Domain<Host> {
+        self.vtd.domain(&group.best_spec()).unwrap()
+    }
+
+    /// Claims the device and attaches it to an empty domain of its own.
+    #[track_caller]
+    pub fn attached(&self, d: DeviceId) -> (Group<Host>, Domain<Host>, Arc<Ear>) {
+        let (group, ear) = self.claim(d);
+        let domain = self.domain(&group);
+        group.attach(Target::Domain(&domain)).unwrap();
+        (group, domain, ear)
+    }
+
+    /// Whether a unit of this machine has a property.
+    pub fn any(&self, has: impl Fn(&Profile) -> bool) -> bool {
+        self.profiles.iter().any(has)
+    }
+
+    /// What software owed the hardware and did not pay.
+    #[track_caller]
+    pub fn sound(&self) {
+        let m = self.host.machine();
+        if let Some((unit, b)) = m.breaches().first() {
+            panic!("unit {unit}: {:?} at {} ns: {}\n{}", b.rule, b.at, b.what, b.history);
+        }
+        assert_eq!(m.misdeeds(), []);
+    }
+
+    /// Hands everything back; nothing may be left, and nothing may have been owed.
+    #[track_caller]
+    pub fn end(self) {
+        assert_eq!(self.end_keeping(), 0, "frames that were not given back");
+    }
+
+    /// The same; the number of frames that stay owned.
+    #[track_caller]
+    pub fn end_keeping(self) -> u64 {
+        self.settle();
+        self.sound();
+        self.probes.stop(&self.host);
+        self.host.handler(None);
+        let host = self.vtd.hand_back().map_err(|(_, e)| e).expect("everything was released");
+        let m = host.machine();
+        if let Some((unit, b)) = m.breaches().first() {
+            panic!("at the end, unit {unit}: {:?} at {} ns: {}\n{}", b.rule, b.at, b.what, b.history);
+        }
+        drop(m);
+        self.profiles.iter().enumerate().for_each(|(n, p)| features::note(p, host.seen(n)));
+        for (at, order) in std::mem::take(&mut *self.pages.lock().unwrap()) {
+            host.arena().free(host.arena().ptr(at), order);
+        }
+        host.arena().used()
+    }
+}
+
+pub fn hpa(v: u64) -> Hpa {
+    Hpa::new(v).expect("52 bits")
+}
+
+pub fn range(first: u64, last: u64) -> Range {
+    Range::new(first, last).expect("in order")
+}
+
+/// Maps, for reading and writing.
+#[track_caller]
+pub fn map(d: &Domain<Host>, at: u64, to: u64, len: u64) {
+    d.map(Iova::at(at), hpa(to), len, Access::all()).unwrap();
+}
+
+/// Unmaps, and flushes.
+#[track_caller]
+pub fn unmap(d: &Domain<Host>, first: u64, last: u64) {
+    d.unmap(range(first, last)).unwrap().flush().unwrap();
+}
