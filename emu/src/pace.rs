@@ -14,8 +14,8 @@ pub struct Pace {
     pub fetch: u32,
     /// Most descriptors that are fetched and not completed.
     pub in_flight: u32,
-    /// Descriptors overtake each other wherever 6.5.2.12 lets them; without, never, but device-TLB invalidations wait for
-    /// their devices side by side.
+    /// Descriptors overtake each other wherever 6.5.2.12 lets them; without, they overtake device-TLB invalidations that are on
+    /// their way, and nothing else.
     pub disorder: bool,
     /// ITags: most device-TLB invalidations on their way at a time, 1 to 32.
     pub tags: u8,

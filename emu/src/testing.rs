@@ -22,6 +22,8 @@ pub(crate) struct TestBus {
     pub(crate) flushes: u32,
     /// What accesses that do not snoop see, where that is not `ram`.
     pub(crate) unsnooped: Option<Ram>,
+    /// A word whose bit 0 a CPU turns over just before it is exchanged, so many times.
+    pub(crate) race: (u64, u32),
     /// Devices that do not complete invalidations.
     pub(crate) silent: BTreeSet<SourceId>,
     /// Whether memory refuses to be compared and exchanged.
@@ -40,6 +42,7 @@ impl TestBus {
             responses: Vec::new(),
             flushes: 0,
             unsnooped: None,
+            race: (0, 0),
             silent: BTreeSet::new(),
             refuses: false,
         }
@@ -76,6 +79,11 @@ impl Bus for TestBus {
         self.ram.write32(at, v)
     }
     fn compare_exchange64(&mut self, at: u64, old: u64, new: u64) -> Option<u64> {
+        if self.race.0 == at && self.race.1 != 0 {
+            self.race.1 -= 1;
+            let word = self.ram.read64(at)?;
+            self.ram.write64(at, word ^ 1)?;
+        }
         if self.refuses { None } else { self.ram.compare_exchange64(at, old, new) }
     }
     fn flush_write_buffers(&mut self) {

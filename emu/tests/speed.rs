@@ -77,7 +77,7 @@ fn a_story_from_bring_up_to_unmap_within_a_millisecond() {
         rig.dma_put(f, Dma::at(BASE), 1).unwrap_err();
         start.elapsed()
     };
-    let best = (0..20).map(|_| story()).min().unwrap_or_default();
+    let best = (0..300).map(|_| story()).min().unwrap_or_default();
     println!("a story: {} microseconds", best.as_micros());
     assert!(best < Duration::from_millis(1), "{best:?}");
 }

@@ -40,9 +40,10 @@ struct Inner {
     trouble: Mutex<Trouble>,
     /// Accesses to registers so far.
     accesses: AtomicU64,
-    wakes: AtomicU64,
     watches: Mutex<Vec<Watch>>,
 }
+
+pub type Around = Box<dyn FnMut(&mut Machine<Physical>) + Send>;
 
 /// What goes wrong on purpose.
 #[derive(Default)]
@@ -55,8 +56,8 @@ pub struct Trouble {
     pub no_messages: bool,
     /// Interrupts come that nobody sent.
     pub spurious: bool,
-    /// Called after every store, with the machine: before (`false`) and after it.
-    pub around: Option<Box<dyn FnMut(&mut Machine<Physical>) + Send>>,
+    /// Called with the machine before and after every store.
+    pub around: Option<Around>,
 }
 
 std::thread_local! {
@@ -89,7 +90,6 @@ impl Host {
             handler: Mutex::default(),
             trouble: Mutex::default(),
             accesses: AtomicU64::new(0),
-            wakes: AtomicU64::new(0),
             watches: Mutex::default(),
         }));
         host.here();
@@ -116,10 +116,6 @@ impl Host {
 
     pub fn accesses(&self) -> u64 {
         self.0.accesses.load(Ordering::Relaxed)
-    }
-
-    pub fn wakes(&self) -> u64 {
-        self.0.wakes.load(Ordering::Relaxed)
     }
 
     /// What was exercised of unit `n`.
@@ -149,8 +145,9 @@ impl Host {
         let at = self.0.arena.hpa(store.at);
         let mut machine = self.machine();
         if store.done {
-            for (i, (old, new)) in store.old.iter().zip(store.new).enumerate() {
-                machine.stored(at + 8 * i as u64, *old, *new);
+            match (store.old, store.new) {
+                (&[old0, old1], &[new0, new1]) => machine.stored_pair(at, [old0, old1], [new0, new1]),
+                (old, new) => old.iter().zip(new).for_each(|(old, new)| machine.stored(at, *old, *new)),
             }
         } else {
             machine.storing(at);
@@ -283,9 +280,8 @@ unsafe impl Platform for Host {
         }
     }
 
-    fn wake(&self) {
-        self.0.wakes.fetch_add(1, Ordering::Relaxed);
-    }
+    /// `Rig::settle` asks without being told.
+    fn wake(&self) {}
 
     fn cpu(&self) -> u32 {
         static NEXT: AtomicU64 = AtomicU64::new(0);

@@ -83,7 +83,7 @@ fn main() -> ExitCode {
     let conclusion = libtest_mimic::run(&arguments, trials);
     if conclusion.num_filtered_out == 0 && !arguments.list && !conclusion.has_failed() {
         match features::table(offers::FEATURES, &profiles()) {
-            Ok(table) => println!("{table}"),
+            Ok(table) => println!("{table}{}\n", speed::told()),
             Err(table) => {
                 println!("{table}");
                 return ExitCode::FAILURE;

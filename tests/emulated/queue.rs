@@ -7,6 +7,7 @@ use crate::rig::{AT, Ask, Mode, Plan, dev, hpa, map, range, unmap};
 
 crate::stories!(
     it_wraps,
+    the_register_interface_does_the_same,
     completion_interrupts_arrive_and_are_acknowledged,
     a_queue_that_stopped_at_an_error_goes_on,
     a_queue_that_is_stuck_gives_nothing_back,
@@ -126,6 +127,29 @@ fn a_queue_that_is_stuck_gives_nothing_back(profile: &Profile, mode: Mode) {
     rig.blocked(dev(3), AT, Ask::Read, 0x06, &ear);
     map(&domain, AT, other, 0x1000);
     rig.reaches(dev(3), AT, other);
+    drop((group, domain));
+    rig.end();
+}
+
+fn the_register_interface_does_the_same(profile: &Profile, mode: Mode) {
+    let mut plan = Plan::new(profile, mode);
+    plan.config = Config { queue: false, ..plan.config };
+    let rig = plan.build();
+    let report = rig.bring_up().unwrap();
+    // Units of version 6 have no other way.
+    assert_eq!(report.units[0].queue, profile.major() >= 6);
+    let memory = rig.memory(3);
+    let (group, domain, ear) = rig.attached(dev(3));
+    for (at, pages) in [(AT, 1u64), (AT + 0x3000, 5), ((1 << 30) - 0x2000, 8)] {
+        map(&domain, at, memory, pages * 0x1000);
+        (0..pages).for_each(|i| rig.reaches(dev(3), at + i * 0x1000, memory + i * 0x1000));
+        unmap(&domain, at, at + pages * 0x1000 - 1);
+        (0..pages).for_each(|i| rig.blocked(dev(3), at + i * 0x1000, Ask::Read, 0x06, &ear));
+    }
+    map(&domain, AT, memory, 0x1000);
+    rig.reaches(dev(3), AT, memory);
+    group.attach(vtd::Target::Blocked).unwrap();
+    rig.blocked(dev(3), AT, Ask::Write, 0x02, &ear);
     drop((group, domain));
     rig.end();
 }

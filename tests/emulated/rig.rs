@@ -373,11 +373,6 @@ impl Rig {
         (group, domain, ear)
     }
 
-    /// Whether a unit of this machine has a property.
-    pub fn any(&self, has: impl Fn(&Profile) -> bool) -> bool {
-        self.profiles.iter().any(has)
-    }
-
     /// What software owed the hardware and did not pay.
     #[track_caller]
     pub fn sound(&self) {

@@ -290,6 +290,15 @@ fn ire_without_sirtp_is_told() {
     let mut rig = server();
     rig.command(IRE, true);
     rig.broke(Rule::CommandOrder, "IRE without SIRTP");
+    // Nor after a disable.
+    let mut rig = Rig::new(Profile::maximal(), Pace::prompt());
+    rig.w64(IRTA, 0x2000);
+    rig.command(SIRTP, true);
+    rig.command(IRE, true);
+    rig.command(IRE, false);
+    rig.clean();
+    rig.command(IRE, true);
+    rig.broke(Rule::CommandOrder, "IRE without SIRTP");
 }
 
 #[test]
@@ -422,10 +431,15 @@ fn iotlb_invalidations_through_registers() {
         assert_eq!(rig.r64(iotlb) >> 57 & 0x43, granularity);
         assert_eq!(invalidations(&rig).last(), Some(&what));
     }
+    rig.w64(iva, 0xffff_0000_0000_1000);
+    rig.w64(iotlb, IVT | 3 << 60);
+    rig.r64(iotlb);
+    let pages = Pages { address: 0x1000, order: 0, leaf_only: false };
+    assert_eq!(invalidations(&rig).last(), Some(&Invalidation::IotlbPages(0, pages)), "MGAW is 48 bits");
     rig.w64(iva, 19);
     rig.w64(iotlb, IVT | 3 << 60);
     assert_eq!(rig.r64(iotlb) >> 57 & 0x43, 0, "AM above MAMV");
-    assert_eq!(invalidations(&rig).len(), 3);
+    assert_eq!(invalidations(&rig).len(), 4);
     rig.clean();
 }
 
@@ -536,6 +550,15 @@ fn protected_regions_are_base_to_limit_and_limits_end_in_ones() {
 }
 
 #[test]
+fn a_region_that_the_unit_lacks_protects_nothing() {
+    let mut rig = Rig::new(Profile::server().with_cap(0, 1 << 6), Pace::prompt());
+    rig.w32(PMEN, 1 << 31);
+    assert_eq!(rig.r32(PMEN), 1 << 31 | 1);
+    assert_eq!(rig.unit.state().protected, [Some((0, 0x1f_ffff)), None]);
+    rig.clean();
+}
+
+#[test]
 fn the_fault_index_rewinds_when_both_kinds_of_remapping_are_off() {
     let mut rig = server();
     root(&mut rig, 0x1000);
@@ -555,10 +578,15 @@ fn the_fault_index_rewinds_when_both_kinds_of_remapping_are_off() {
     rig.unit.record(&mut rig.bus, fault());
     assert_eq!(rig.r32(FSTS) >> 8, 2);
     rig.w32(0x12c, 1 << 31);
+    rig.clean();
+    rig.command(IRE, true);
     rig.command(TE, false);
     rig.unit.record(&mut rig.bus, fault());
+    assert_eq!(rig.r32(FSTS) >> 8, 3, "interrupts are remapped still");
+    rig.w32(0x13c, 1 << 31);
+    rig.command(IRE, false);
+    rig.unit.record(&mut rig.bus, fault());
     assert_eq!(rig.r32(FSTS) >> 8, 0);
-    rig.clean();
 }
 
 fn fault() -> crate::faults::Record {

@@ -475,6 +475,30 @@ fn no_notification_while_one_is_outstanding_or_they_are_suppressed() {
 }
 
 #[test]
+fn what_cpus_write_at_the_same_time_is_not_lost() {
+    let (mut unit, mut bus) = unit(POSTED);
+    bus.put(DESCRIPTOR + 32, &[CONTROL]);
+    bus.race = (DESCRIPTOR + 8, 1);
+    assert_eq!(ask(&mut unit, &mut bus, &to(5)), Ok(InterruptAnswer::Posted(true)));
+    assert_eq!(bus.get(DESCRIPTOR + 8), 3, "vector 40h was a CPU's");
+    // ON is set by a CPU between the look and the exchange: then there is nothing to notify.
+    bus.put(DESCRIPTOR + 8, &[0]);
+    bus.put(DESCRIPTOR + 32, &[CONTROL]);
+    bus.race = (DESCRIPTOR + 32, 1);
+    bus.messages.clear();
+    assert_eq!(ask(&mut unit, &mut bus, &to(5)), Ok(InterruptAnswer::Posted(false)));
+    assert_eq!(bus.get(DESCRIPTOR + 32), CONTROL | 1);
+    assert!(bus.messages.is_empty());
+}
+
+#[test]
+fn a_descriptor_that_never_stands_still_27() {
+    let (mut unit, mut bus) = unit(POSTED);
+    bus.race = (DESCRIPTOR + 8, u32::MAX);
+    assert_eq!(ask(&mut unit, &mut bus, &to(5)), Err((0x27, true)));
+}
+
+#[test]
 fn reserved_bits_of_a_descriptor_28() {
     let reserved = |extended: bool, control: u64| -> vec::Vec<u64> {
         let bad = |bit: &u64| {

@@ -145,9 +145,14 @@ impl Coherence {
     /// A CPU is about to store in this line.
     pub(crate) fn storing(&mut self, memory: &impl Memory, at: u64) {
         let start = line_of(at);
+        let kept = |b: &Buffer| b.behind_caches || b.old.has(start);
+        let flushed = matches!(self.flushed.get(&start), Some(None));
+        if !flushed && self.cached.has(start) && self.buffers.values().all(kept) {
+            return;
+        }
         let now = core::array::from_fn(|n| memory.read64(start + 8 * n as u64).unwrap_or(0));
-        if let Some(content @ None) = self.flushed.get_mut(&start) {
-            *content = Some(now);
+        if flushed {
+            self.flushed.insert(start, Some(now));
         }
         self.cached.keep(start, &now);
         for buffer in self.buffers.values_mut().filter(|b| !b.behind_caches) {
@@ -171,8 +176,11 @@ impl Coherence {
         }
     }
 
-    /// The line leaves the caches for the write buffers, or for memory.
+    /// The line leaves the caches for the write buffers, or for memory, as it is now.
     fn leave(&mut self, line: u64) {
+        if let Some(content) = self.flushed.get_mut(&line) {
+            *content = None;
+        }
         if let Some(old) = self.cached.take(line) {
             for buffer in self.buffers.values_mut().filter(|b| b.behind_caches) {
                 buffer.old.keep(line, &old);
@@ -261,6 +269,8 @@ fn lines(at: u64, len: u64) -> impl Iterator<Item = u64> {
 mod tests {
     use super::*;
     use crate::memory::Ram;
+    use proptest::prelude::*;
+    use std::vec;
 
     struct Rig {
         ram: Ram,
@@ -412,5 +422,86 @@ mod tests {
             rig.coherence.step();
         }
         assert!((0..8).all(|n| rig.seen(0, 0x1000 + n * 0x1040) == 1));
+    }
+
+    #[test]
+    fn a_line_that_left_on_its_own_does_not_go_back_to_what_was_flushed_before() {
+        let mut rig = Rig::new();
+        rig.coherence.flush(0x1000, 8);
+        rig.store(0x1000, 1);
+        rig.coherence.taken(0x1000);
+        rig.coherence.fence();
+        assert_eq!(rig.seen(0, 0x1000), 1);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Act {
+        Store(u64, u64),
+        Flush(u64, u64),
+        Fence,
+        Write(u64, u64),
+        Exchange(u64),
+        FlushBuffers(usize),
+        Step,
+    }
+
+    fn act() -> impl Strategy<Value = Act> {
+        let at = || (0..24u64).prop_map(|n| 0x1000 + 8 * n);
+        prop_oneof![
+            6 => (at(), any::<u64>()).prop_map(|(at, v)| Act::Store(at, v)),
+            3 => (at(), 1..80u64).prop_map(|(at, len)| Act::Flush(at, len)),
+            3 => Just(Act::Fence),
+            1 => (at(), any::<u64>()).prop_map(|(at, v)| Act::Write(at, v)),
+            1 => at().prop_map(Act::Exchange),
+            2 => (1..3usize).prop_map(Act::FlushBuffers),
+            1 => Just(Act::Step),
+        ]
+    }
+
+    proptest! {
+        /// Unit 0 has no write buffers, 1 snoops and has them, 2 has them and does not snoop.
+        #[test]
+        fn what_is_seen_once_stood_there_and_in_the_end_everything_is_seen(acts in prop::collection::vec(act(), 0..80)) {
+            let mut rig = Rig::new();
+            rig.coherence.add_buffer(1, true);
+            rig.coherence.add_buffer(2, false);
+            rig.coherence.leaking = 50;
+            let words = || (0..24u64).map(|n| 0x1000 + 8 * n);
+            // What each word held, and how much of that each unit has been seen to know.
+            let mut held: Vec<Vec<u64>> = vec![vec![0]; 24];
+            let mut known = [[0; 24]; 3];
+            for act in acts {
+                match act {
+                    Act::Store(at, v) => rig.store(at, v),
+                    Act::Flush(at, len) => rig.coherence.flush(at, len),
+                    Act::Fence => rig.coherence.fence(),
+                    Act::Write(at, v) => {
+                        rig.ram.write64(at, v).unwrap();
+                        rig.coherence.wrote(at, u64::MAX, v);
+                    }
+                    Act::Exchange(at) => rig.coherence.taken(at),
+                    Act::FlushBuffers(unit) => rig.coherence.flush_write_buffers(unit),
+                    Act::Step => rig.coherence.step(),
+                }
+                for (n, at) in words().enumerate() {
+                    held[n].push(rig.ram.read64(at).unwrap());
+                    for unit in 0..3 {
+                        let seen = rig.seen(unit, at);
+                        // Never back to something older.
+                        let when = held[n].iter().rposition(|v| *v == seen);
+                        prop_assert!(when.is_some_and(|when| when >= known[unit][n]), "unit {unit}, {at:#x}, {seen:#x}");
+                        known[unit][n] = held[n].iter().position(|v| *v == seen).unwrap_or(0).max(known[unit][n]);
+                    }
+                }
+            }
+            rig.coherence.flush(0x1000, 24 * 8);
+            rig.coherence.fence();
+            for unit in 0..3 {
+                rig.coherence.flush_write_buffers(unit);
+                for at in words() {
+                    prop_assert_eq!(rig.seen(unit, at), rig.ram.read64(at).unwrap());
+                }
+            }
+        }
     }
 }

@@ -41,8 +41,8 @@ impl Flight {
             _ => None,
         }
     }
-    /// Whether a later descriptor must not begin before this one has completed; in order, nothing overtakes but what need not
-    /// wait for a device.
+    /// Whether a later descriptor must not begin before this one has completed; in order, only what is on its way to a device
+    /// is overtaken.
     fn holds_back(&self, later: &Flight, disorder: bool) -> bool {
         if self.wait().is_some_and(|wait| wait.fence) {
             return true;

@@ -72,6 +72,12 @@ impl Suite {
             Ok(())
         });
         println!("{count} tests of {} in {:.1} s", self.head, begun.elapsed().as_secs_f64());
+        // What the driver exercised of the emulated unit.
+        lines
+            .iter()
+            .skip_while(|line| !line.starts_with("What is exercised"))
+            .take_while(|line| !line.is_empty())
+            .for_each(|line| println!("{line}"));
         if failures > 0 {
             lines.iter().skip_while(|line| *line != "failures:").for_each(|line| println!("{line}"));
         } else if ended.is_err() {
@@ -136,7 +142,7 @@ fn parse(line: &str) -> Option<(String, Verdict)> {
         ("ignored", reason) => Verdict::Skipped(reason.into()),
         _ => return None,
     };
-    Some((name.to_owned(), verdict))
+    Some((name.trim_end().to_owned(), verdict))
 }
 
 #[cfg(test)]
@@ -151,6 +157,7 @@ mod tests {
             ("test a::b - should panic ... ok", Some(("a::b - should panic", Verdict::Passed))),
             ("test src/lib.rs - x (line 3) ... FAILED", Some(("src/lib.rs - x (line 3)", failed()))),
             ("test a::c ... ignored, needs a disk", Some(("a::c", Verdict::Skipped("needs a disk".into())))),
+            ("test a::d   ... ok", Some(("a::d", Verdict::Passed))),
             ("test a::c ... ignored", Some(("a::c", Verdict::Skipped("ignored without a reason".into())))),
             ("test result: ok. 3 passed; 0 failed", None),
             ("running 3 tests", None),

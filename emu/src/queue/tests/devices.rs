@@ -54,6 +54,14 @@ fn throttled(source: u64, function: u64) -> [u64; 2] {
 }
 
 #[test]
+fn a_tag_is_not_used_again_before_all_others() {
+    let mut line = modern(Pace { tags: 3, ..Pace::prompt() });
+    line.run(&[dev_tlb(1); 5]);
+    let tags: Vec<_> = line.rig.bus.invalidations.iter().map(|i| i.tag).collect();
+    assert_eq!(tags, [0, 1, 2, 0, 1]);
+}
+
+#[test]
 fn a_physical_function_gets_no_more_than_it_takes() {
     let mut line = modern(Pace::prompt());
     for source in 0x11..0x15 {

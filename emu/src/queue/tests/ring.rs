@@ -1,5 +1,5 @@
 use super::*;
-use crate::command::QIE;
+use crate::command::{QIE, TE};
 use crate::profile::Qemu;
 use crate::testing::{FECTL, IQH};
 
@@ -270,6 +270,25 @@ fn the_ring_may_move_while_it_is_empty() {
     line.rig.w64(IQT, 48);
     line.rig.w32(IQA, 0);
     line.rig.broke(Rule::CommandOrder, "IQA");
+}
+
+#[test]
+fn after_srtp_the_caches_are_invalidated_in_their_order() {
+    let cases: [(&[[u64; 2]], &str); 4] = [
+        (&[CC, PC, IOTLB], ""),
+        (&[PC, CC, IOTLB], "PASID cache"),
+        (&[CC, IOTLB, PC], "IOTLB"),
+        (&[CC, IOTLB], "PASID"),
+    ];
+    for (batch, missing) in cases {
+        let mut line = wide(Profile::sapphire_rapids(), Pace::prompt());
+        line.run(batch);
+        line.rig.command(TE, true);
+        match missing {
+            "" => line.rig.clean(),
+            _ => line.rig.broke(Rule::GlobalInvalidation, missing),
+        }
+    }
 }
 
 #[test]
