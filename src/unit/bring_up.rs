@@ -195,7 +195,9 @@ impl<P: Platform> Unit<P> {
         for at in (0..self.caps.cap.nfr()).filter_map(|i| self.caps.fault_record(i)) {
             self.regs.write32(at + FaultRecord::LAST_DWORD, FaultRecord::CLEAR);
         }
-        self.regs.write32(at::FSTS, (Fsts::PFO | Fsts::QUEUE).bits());
+        // Some of these bits are reserved where there is no queue, or are no device TLBs.
+        let old = Fsts::from_bits_retain(self.regs.read32(at::FSTS)) & (Fsts::PFO | Fsts::QUEUE);
+        self.regs.write32(at::FSTS, old.bits());
         Ok(on)
     }
 

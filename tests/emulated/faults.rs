@@ -5,7 +5,7 @@ use std::sync::Arc;
 use vtd::Service;
 use vtd_emu::{Blocked, Dma, Profile};
 
-use crate::rig::{AT, Ask, BEHIND, Ear, Mode, Plan, dev};
+use crate::rig::{AT, Ask, BEHIND, Ear, Mode, Plan, dev, in_legacy_mode};
 
 crate::stories!(
     each_owner_hears_of_its_own,
