@@ -3,7 +3,9 @@
 use super::machine::{BEHIND, Machine, SUBSTITUTE, WIDE, config, dev, map, range};
 use crate::host::testing::Host;
 use crate::hw::registers::at;
-use crate::unit::standin::{CAP, CAP_CM, CAP_RWBF, ECAP_C, ECAP_PT, ECAP_QI, ECAP_SM, ECAP_SNOOP, Standin, WBF};
+use crate::unit::standin::{
+    CAP, CAP_CM, CAP_RWBF, ECAP_C, ECAP_PT, ECAP_QI, ECAP_SM, ECAP_SMPWCS, ECAP_SNOOP, Standin, WBF,
+};
 use crate::{
     Access, Change, Config, Domain, DomainSpec, ErrorKind, Field, Iova, MapWhy, Need, Owner, PageSizes, Step, Target,
     UnitId,
@@ -318,30 +320,34 @@ fn caching_mode_flushes_absent_entries_under_id_0(ecap: u64) {
 }
 
 fn units_that_do_not_snoop_read_in_memory_what_they_should(ecap: u64) {
-    let (host, units, dmar) = Machine::prepare(Host::incoherent(), &[(CAP, ecap & !ECAP_SNOOP); 2]);
-    let dmar = dmar.reserved(0x7a00_0000, 0x7a00_3fff, dev(3));
-    let m = Machine::with(host, units, &dmar, config());
-    assert_eq!(m.units[0].access(3 << 3, 0x7a00_0123), Some(0x7a00_0123));
-    assert_eq!(m.units[0].access(ONE, 0x7a00_0123), None);
-    assert_eq!(m.units[1].access(0xff00, 0x7a00_0123), None);
-    let d: Domain<Host> = m.vtd.domain(&DomainSpec { coherent: false, ..WIDE }).unwrap();
-    let group = m.claim(BEHIND[0]);
-    group.attach(Target::Domain(&d)).unwrap();
-    let unit = m.units.iter().find(|u| u.access(SUBSTITUTE, 0x1000).is_none() && !u.state().writes.is_empty()).unwrap();
-    let unit = if m.vtd.unit_of(BEHIND[0]).unwrap() == UnitId(1) { &m.units[1] } else { unit };
-    for (n, len) in [(1u64, 0x1000u64), (2, 0x20_0000), (3, 0x4000_0000), (4, 0x4020_1000)] {
-        let at = n << 33;
-        map(&d, at, at, len);
-        assert_eq!(unit.access(SUBSTITUTE, at + len - 1), Some(at + len - 1));
-        assert_eq!(unit.access(0x208, at), Some(at));
-        d.unmap(range(at, at + 0xfff)).unwrap().flush().unwrap();
-        assert_eq!(unit.access(0x208, at), None);
-        assert_eq!(unit.access(0x208, at + 0x1000), (len > 0x1000).then_some(at + 0x1000));
+    // In scalable mode walks of page tables may snoop while those of other tables do not, and the other way round.
+    for missing in [ECAP_SNOOP, ECAP_C, ECAP_SMPWCS] {
+        let (host, units, dmar) = Machine::prepare(Host::incoherent(), &[(CAP, ecap & !missing); 2]);
+        let dmar = dmar.reserved(0x7a00_0000, 0x7a00_3fff, dev(3));
+        let m = Machine::with(host, units, &dmar, config());
+        assert_eq!(m.units[0].access(3 << 3, 0x7a00_0123), Some(0x7a00_0123));
+        assert_eq!(m.units[0].access(ONE, 0x7a00_0123), None);
+        assert_eq!(m.units[1].access(0xff00, 0x7a00_0123), None);
+        let d: Domain<Host> = m.vtd.domain(&DomainSpec { coherent: false, ..WIDE }).unwrap();
+        let group = m.claim(BEHIND[0]);
+        group.attach(Target::Domain(&d)).unwrap();
+        let unit =
+            m.units.iter().find(|u| u.access(SUBSTITUTE, 0x1000).is_none() && !u.state().writes.is_empty()).unwrap();
+        let unit = if m.vtd.unit_of(BEHIND[0]).unwrap() == UnitId(1) { &m.units[1] } else { unit };
+        for (n, len) in [(1u64, 0x1000u64), (2, 0x20_0000), (3, 0x4000_0000), (4, 0x4020_1000)] {
+            let at = n << 33;
+            map(&d, at, at, len);
+            assert_eq!(unit.access(SUBSTITUTE, at + len - 1), Some(at + len - 1));
+            assert_eq!(unit.access(0x208, at), Some(at));
+            d.unmap(range(at, at + 0xfff)).unwrap().flush().unwrap();
+            assert_eq!(unit.access(0x208, at), None);
+            assert_eq!(unit.access(0x208, at + 0x1000), (len > 0x1000).then_some(at + 0x1000));
+        }
+        group.attach(Target::Blocked).unwrap();
+        assert_eq!(unit.access(SUBSTITUTE, (2 << 33) + 0x1000), None);
+        drop((group, d));
+        m.end();
     }
-    group.attach(Target::Blocked).unwrap();
-    assert_eq!(unit.access(SUBSTITUTE, (2 << 33) + 0x1000), None);
-    drop((group, d));
-    m.end();
 }
 
 fn what_a_failed_flush_left_in_caches_does_not_go_on_to_the_next_owner(ecap: u64) {
