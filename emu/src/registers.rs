@@ -35,6 +35,14 @@ pub(crate) struct Registers {
     plain: BTreeMap<u32, u32>,
 }
 
+impl Registers {
+    /// An MTRR.
+    pub(crate) fn mtrr(&self, at: u32) -> u64 {
+        let half = |at| u64::from(self.plain.get(&at).copied().unwrap_or(0));
+        half(at) | half(at + 4) << 32
+    }
+}
+
 /// A register's double word that does not belong to the fixed part of the map.
 enum Floating {
     Iva(u32),

@@ -245,22 +245,22 @@ fn act_out(m: &mut Machine<Ram>, functions: &[FunctionId], act: &Act) {
         // Mostly queue and remapping stay on.
         Act::Command(GCMD, v) => m.write(0, GCMD, Size::Double, if v % 4 != 0 { v | 1 << 31 | 1 << 26 } else { v }),
         Act::Command(at, v) => m.write(0, at, Size::Quad, v),
-        Act::Store(at, v) => m.store(at, v).unwrap(),
+        Act::Store(at, v) => _ = m.store(at, v),
         Act::Flush(at, len) => m.flush(at, len),
         Act::Fence => m.fence(),
         Act::Allocate(at, len) => m.allocated(at, len),
         Act::Free(at, len) => m.freed(at, len),
         Act::Relax(time) => m.relax(time),
         Act::Step(n) => m.step(n),
-        Act::DmaRead(f, d, n) => drop(m.dma_read(functions[f], &d, &mut vec![0; n])),
-        Act::DmaWrite(f, d, n) => drop(m.dma_write(functions[f], &d, &vec![0x5a; n])),
-        Act::Copy(f, a, b, n) => drop(m.dma_copy(functions[f], &a, &b, n)),
-        Act::Add(f, d) => drop(m.dma_fetch_add(functions[f], &d, 1)),
-        Act::Translate(f, d, no_write) => drop(m.translate(functions[f], &d, no_write)),
-        Act::Ask(f, p) => drop(m.page_request(functions[f], &p)),
-        Act::Request(r) => drop(m.request(0, &r)),
+        Act::DmaRead(f, d, n) => _ = m.dma_read(functions[f], &d, &mut vec![0; n]),
+        Act::DmaWrite(f, d, n) => _ = m.dma_write(functions[f], &d, &vec![0x5a; n]),
+        Act::Copy(f, a, b, n) => _ = m.dma_copy(functions[f], &a, &b, n),
+        Act::Add(f, d) => _ = m.dma_fetch_add(functions[f], &d, 1),
+        Act::Translate(f, d, no_write) => _ = m.translate(functions[f], &d, no_write),
+        Act::Ask(f, p) => _ = m.page_request(functions[f], &p),
+        Act::Request(r) => _ = m.request(0, &r),
         Act::ConfigWrite(source, at, size, v) => m.config_write(source, at, size, v),
-        Act::Msi(f) => drop(m.msi(functions[f])),
+        Act::Msi(f) => _ = m.msi(functions[f]),
         Act::Remove(f) => m.remove(functions[f]),
         Act::Manner(f, manner) => m.set_manner(functions[f], manner),
         Act::Enable(source) => enable(m, source),
@@ -277,7 +277,7 @@ fn act_out(m: &mut Machine<Ram>, functions: &[FunctionId], act: &Act) {
             };
             let words = [low & low_mask | kind, high & high_mask, 0, 0];
             for (n, word) in words.into_iter().enumerate().take(2 << wide) {
-                drop(m.store((base & !0xfff) + head + 8 * n as u64, word));
+                let _ = m.store((base & !0xfff) + head + 8 * n as u64, word);
             }
             m.write(0, FSTS, Size::Double, 0x70);
             m.write(0, IQT, Size::Quad, (head + (16 << wide)) % 4096);
@@ -308,13 +308,13 @@ proptest! {
             m.write(0, IQA, Size::Quad, QUEUE | u64::from(scalable) << 11);
             m.write(0, GCMD, Size::Double, 1 << 26);
             m.step(50);
-            m.write(0, RTADDR, Size::Quad, (seed >> 8) % (MEMORY / 8) & !0xfff | u64::from(scalable) << 10);
+            m.write(0, RTADDR, Size::Quad, ((seed >> 8) % (MEMORY / 8)) & !0xfff | u64::from(scalable) << 10);
             m.write(0, GCMD, Size::Double, 1 << 26 | 1 << 30);
             m.step(50);
             m.write(0, GCMD, Size::Double, 1 << 26 | 1 << 31);
             m.step(50);
             for f in &functions {
-                drop(m.translate(*f, &Dma::at(seed % 0x1000_0000), false));
+                let _ = m.translate(*f, &Dma::at(seed % 0x1000_0000), false);
             }
         }
         let mut now = 0;

@@ -29,6 +29,7 @@ fn the_switches_are_there() {
     let (_, table) = GUIDE.split_once("## The switches").expect("the switches");
     let (table, _) = table.split_once("## The oracle").expect("their end");
     let sources = [
+        ORACLE,
         include_str!("../src/profile/shipped.rs"),
         include_str!("../src/profile.rs"),
         include_str!("../src/unit.rs"),

@@ -195,9 +195,11 @@ impl<P: Platform> Unit<P> {
         for at in (0..self.caps.cap.nfr()).filter_map(|i| self.caps.fault_record(i)) {
             self.regs.write32(at + FaultRecord::LAST_DWORD, FaultRecord::CLEAR);
         }
-        // Some of these bits are reserved where there is no queue, or are no device TLBs.
-        let old = Fsts::from_bits_retain(self.regs.read32(at::FSTS)) & (Fsts::PFO | Fsts::QUEUE);
-        self.regs.write32(at::FSTS, old.bits());
+        // What a unit lacks is reserved, and written as zero (VT-d 11.4.7.1).
+        let mut clear = Fsts::PFO;
+        clear.set(Fsts::IQE, self.caps.ecap.qi());
+        clear.set(Fsts::ICE | Fsts::ITE, self.caps.ecap.dt());
+        self.regs.write32(at::FSTS, clear.bits());
         Ok(on)
     }
 

@@ -169,6 +169,19 @@ fn a_unit_found_on_is_refused_untouched_or_turned_off_in_order(ecap: u64) {
     b.end();
 }
 
+#[test]
+fn status_bits_that_a_unit_lacks_are_written_as_zero() {
+    const DT: u64 = 1 << 2;
+    for (ecap, wanted) in [(ECAP & !ECAP_QI, 1), (ECAP, 0x11), (ECAP | DT, 0x71)] {
+        let b = Bench::off(CAP, ecap, Config::default());
+        b.start().unwrap();
+        let (writes, _) = b.standin.take();
+        let cleared: Vec<u64> = writes.iter().filter(|(place, _)| *place == at::FSTS).map(|(_, v)| *v).collect();
+        assert_eq!(cleared, [wanted]);
+        b.end();
+    }
+}
+
 fn a_command_that_never_completes_ends_at_the_deadline(ecap: u64) {
     let steps = [(QIE, Step::Queue), (SRTP, Step::RootPointer), (TE, Step::Translation), (WBF, Step::WriteBuffer)];
     for (bit, step) in steps {

@@ -144,13 +144,11 @@ impl Host {
     fn stored(&self, store: &Store<'_>) {
         let at = self.0.arena.hpa(store.at);
         let mut machine = self.machine();
-        if store.done {
-            match (store.old, store.new) {
-                (&[old0, old1], &[new0, new1]) => machine.stored_pair(at, [old0, old1], [new0, new1]),
-                (old, new) => old.iter().zip(new).for_each(|(old, new)| machine.stored(at, *old, *new)),
-            }
-        } else {
-            machine.storing(at);
+        match (store.done, store.old, store.new) {
+            (false, ..) => machine.storing(at),
+            (true, &[old], &[new]) => machine.stored(at, old, new),
+            (true, &[a, b], &[c, d]) => machine.stored_pair(at, [a, b], [c, d]),
+            other => panic!("a store of another size: {other:x?}"),
         }
         let mut trouble = self.trouble();
         if let Some(around) = &mut trouble.around {

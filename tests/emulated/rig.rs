@@ -61,7 +61,14 @@ pub const MODES: &[Mode] = &[
     Mode { name: "lines leave early", leaking: 50, ..PROMPT },
     Mode { name: "probes", probes: true, ..PROMPT },
     Mode { name: "probes that nothing remembers", keep: Keep::Nothing, leaking: 30, probes: true, ..PROMPT },
-    Mode { name: "slow, probes, spurious interrupts", pace: Pace::slow, probes: true, spurious: 3, ..PROMPT },
+    Mode {
+        name: "slow, probes, keeps most, spurious interrupts",
+        pace: Pace::slow,
+        keep: Keep::Most(40),
+        probes: true,
+        spurious: 3,
+        ..PROMPT
+    },
 ];
 
 /// A device on bus 0, alone in its group.
@@ -376,7 +383,8 @@ impl Rig {
     /// What software owed the hardware and did not pay.
     #[track_caller]
     pub fn sound(&self) {
-        let m = self.host.machine();
+        let mut m = self.host.machine();
+        m.at_rest();
         if let Some((unit, b)) = m.breaches().first() {
             panic!("unit {unit}: {:?} at {} ns: {}\n{}", b.rule, b.at, b.what, b.history);
         }
@@ -393,6 +401,8 @@ impl Rig {
     #[track_caller]
     pub fn end_keeping(self) -> u64 {
         self.settle();
+        // Nothing is under way: what caches hold now is what stands in memory.
+        self.host.machine().at_rest();
         self.sound();
         self.probes.stop(&self.host);
         self.host.handler(None);

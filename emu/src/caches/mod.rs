@@ -95,17 +95,17 @@ pub struct Leaf {
     pub size: u64,
     /// Physical address of the page.
     pub physical: u64,
-    /// Reads pass.
+    /// The second stage, if it had a part, lets it be read.
     pub read: bool,
-    /// Writes pass.
+    /// The second stage, if it had a part, lets it be written.
     pub write: bool,
-    /// First stage: every entry of the walk was writable and a user's; supervisor rights are read anew from `first_rights`.
+    /// What every entry of the first stage allows, if it had a part; what that means depends on who asks.
     pub first_rights: Rights,
     /// The dirty bits are set already: a write need not walk again.
     pub dirty: bool,
-    /// SNP of the second-stage leaf.
+    /// SNP of the second-stage leaf, or PGSNP.
     pub snoop: bool,
-    /// Memory type of the second-stage leaf (EMT 2:0, IPAT bit 3), and of the first-stage leaf (PAT index in 6:4).
+    /// Memory type by the tables; bit 7: it is to be combined with that of the MTRRs.
     pub memory: u8,
     /// Domain.
     pub domain: u16,

@@ -485,12 +485,12 @@ mod tests {
                 }
                 for (n, at) in words().enumerate() {
                     held[n].push(rig.ram.read64(at).unwrap());
-                    for unit in 0..3 {
+                    for (unit, known) in known.iter_mut().enumerate() {
                         let seen = rig.seen(unit, at);
                         // Never back to something older.
                         let when = held[n].iter().rposition(|v| *v == seen);
-                        prop_assert!(when.is_some_and(|when| when >= known[unit][n]), "unit {unit}, {at:#x}, {seen:#x}");
-                        known[unit][n] = held[n].iter().position(|v| *v == seen).unwrap_or(0).max(known[unit][n]);
+                        prop_assert!(when.is_some_and(|when| when >= known[n]), "unit {unit}, {at:#x}, {seen:#x}");
+                        known[n] = held[n].iter().position(|v| *v == seen).unwrap_or(0).max(known[n]);
                     }
                 }
             }

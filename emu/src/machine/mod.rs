@@ -184,6 +184,11 @@ impl<M: Memory> Machine<M> {
         self.world.coherence.freed(at, len);
     }
 
+    /// Switches the oracles off, for speed, or on again.
+    pub fn set_oracles(&mut self, on: bool) {
+        self.each(|unit, wires| unit.set_oracle(wires, on));
+    }
+
     /// Software says that it owes the units nothing now: no call of its driver is under way.
     pub fn at_rest(&mut self) {
         self.each(|unit, wires| unit.at_rest(wires));

@@ -129,20 +129,16 @@ impl Oracle {
             *source != request.source || !covers(request, *pasid, *first, *last)
         });
         let ahead: Vec<Invalidation> = sight.unit.queue.invalidations().collect();
-        let mut doubtful = Vec::new();
-        for t in sight.unit.caches.translations() {
+        let unit = sight.unit;
+        for t in unit.caches.translations() {
             let last = t.first.saturating_add(t.size - 1);
-            let Cached::Valid(leaf) = &t.found else { continue };
+            let stale = (t.source, t.asked, t.first, last);
             if t.source == request.source
                 && covers(request, t.asked, t.first, last)
-                && !ahead.iter().any(|what| reaches(sight.unit, t, what))
+                && !ahead.iter().any(|what| reaches(unit, t, what))
+                && !sight.stands(t, t.first)
+                && !self.devices.early.contains(&stale)
             {
-                let rights = (leaf.read, leaf.write && leaf.first_rights.write);
-                doubtful.push(((t.source, t.asked, t.first, last), leaf.physical, rights));
-            }
-        }
-        for (stale, to, rights) in doubtful {
-            if !sight.leads(stale.0, stale.1, stale.2, to, rights) && !self.devices.early.contains(&stale) {
                 self.devices.early.push(stale);
             }
         }
@@ -189,7 +185,7 @@ impl Unit {
     /// A device was answered.
     pub(crate) fn watch_answer(&mut self, request: &Request, answer: &Answer) {
         let (Asked::Translation { .. }, Answer::Translated(given)) = (request.kind, answer) else { return };
-        if !self.oracle.on || given.untranslated_only || !(given.read || given.write) {
+        if !self.oracle.on || request.privileged || given.untranslated_only || !(given.read || given.write) {
             return;
         }
         let within = given.page.max(1) - 1;

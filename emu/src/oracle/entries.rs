@@ -5,6 +5,7 @@ use super::{Oracle, Rule, Sight};
 use crate::caches::{Cached, Stage, Translation};
 use crate::formats::{ContextEntry, PasidEntry};
 use crate::request::Pasid;
+use alloc::collections::{BTreeMap, BTreeSet};
 
 /// What a present context entry of legacy mode, or a PASID entry, says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,6 +67,10 @@ impl Meaning {
             _ => None,
         }
     }
+    /// FSPTPTR and SSPTPTR; 0 where there is none.
+    fn tables(&self) -> (u64, u64) {
+        (self.first.map_or(0, |(table, _)| table), self.second.map_or(0, |(table, _)| table))
+    }
     /// Which rule two present entries break together.
     fn conflict(&self, other: &Self) -> Option<Rule> {
         if self.domain == other.domain && self.second != other.second {
@@ -102,19 +107,76 @@ impl Meaning {
     }
 }
 
+/// What all present entries say, by their addresses, and by what they must agree in with others.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Known {
+    all: BTreeMap<u64, Meaning>,
+    domains: BTreeSet<(u16, u64)>,
+    pasids: BTreeSet<(u16, Pasid, u64)>,
+    /// By FSPTPTR and SSPTPTR; 0 where there is none.
+    tables: BTreeSet<(u64, u64, u64)>,
+    seconds: BTreeSet<(u64, u64)>,
+}
+
+impl Known {
+    fn get(&self, at: u64) -> Option<&Meaning> {
+        self.all.get(&at)
+    }
+    /// What all entries say.
+    pub(super) fn values(&self) -> impl Iterator<Item = &Meaning> {
+        self.all.values()
+    }
+    fn insert(&mut self, at: u64, meaning: Meaning) {
+        self.forget(at, at);
+        self.all.insert(at, meaning);
+        let (first, second) = meaning.tables();
+        self.domains.insert((meaning.domain, at));
+        self.pasids.extend(meaning.pasid.map(|pasid| (meaning.domain, pasid, at)));
+        self.tables.insert((first, second, at));
+        self.seconds.insert((second, at));
+    }
+    /// Entries from `first` to `last` are present no more.
+    pub(super) fn forget(&mut self, first: u64, last: u64) {
+        while let Some((&at, &meaning)) = self.all.range(first..=last).next() {
+            self.all.remove(&at);
+            let (first, second) = meaning.tables();
+            self.domains.remove(&(meaning.domain, at));
+            if let Some(pasid) = meaning.pasid {
+                self.pasids.remove(&(meaning.domain, pasid, at));
+            }
+            self.tables.remove(&(first, second, at));
+            self.seconds.remove(&(second, at));
+        }
+    }
+    /// Entries that this one may be at odds with: where many agree among each other, one of them is enough.
+    fn rivals(&self, at: u64, meaning: &Meaning) -> impl Iterator<Item = (u64, Meaning)> {
+        let (first, second) = meaning.tables();
+        let mut domain = self.domains.range((meaning.domain, 0)..=(meaning.domain, u64::MAX)).map(|(_, at)| *at);
+        let pasid = meaning.pasid.unwrap_or(0);
+        let mut pasids =
+            self.pasids.range((meaning.domain, pasid, 0)..=(meaning.domain, pasid, u64::MAX)).map(|(.., at)| *at);
+        let mut tables = self.tables.range((first, second, 0)..=(first, second, u64::MAX)).map(|(.., at)| *at);
+        let mut seconds = self.seconds.range((second, 0)..=(second, u64::MAX)).map(|(_, at)| *at);
+        let other = move |other: &u64| *other != at;
+        [domain.find(other), pasids.find(other), tables.find(other), seconds.find(other)]
+            .into_iter()
+            .flatten()
+            .filter_map(|at| Some((at, *self.all.get(&at)?)))
+    }
+}
+
 impl Oracle {
     /// A present entry says something new. `fresh`: it was not present before.
     pub(super) fn learn(&mut self, sight: &mut Sight<'_>, at: u64, meaning: Meaning, fresh: bool) {
-        if self.map.known.insert(at, meaning) == Some(meaning) {
+        if self.map.known.get(at) == Some(&meaning) {
             return;
         }
+        self.map.known.insert(at, meaning);
         if sight.unit.profile.cm() && meaning.domain == 0 {
             sight.report(Rule::ReservedDomain, format_args!("entry at {at:#x} has DID 0"));
         }
-        let conflict = self.map.known.iter().filter(|(other, _)| **other != at).find_map(|(other, known)| {
-            let rule = meaning.conflict(known)?;
-            Some((*other, *known, rule))
-        });
+        let mut rivals = self.map.known.rivals(at, &meaning);
+        let conflict = rivals.find_map(|(other, known)| Some((other, known, meaning.conflict(&known)?)));
         if let Some((other, known, rule)) = conflict {
             sight.report(rule, format_args!("{at:#x}: {meaning:x?}, and {other:#x}: {known:x?}"));
         } else if fresh {

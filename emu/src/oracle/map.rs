@@ -1,9 +1,12 @@
 //! Which pages are tables that hardware reads, of which kind, and what their entries serve: the live tables from the root on.
 
-use super::entries::Meaning;
+use super::entries::{Known, Meaning};
 use super::{Oracle, Rule, Sight};
 use crate::bus::Snoop;
-use crate::formats::{ContextEntry, FirstStageEntry, PasidEntry, ScalableContextEntry, SecondStageEntry};
+use crate::formats::{
+    ContextEntry, FirstStageEntry, PasidDirectoryEntry, PasidEntry, RootEntry, ScalableContextEntry, SecondStageEntry,
+};
+use crate::profile::Profile;
 use crate::state::Mode;
 use crate::unit::Unit;
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -67,6 +70,28 @@ impl Kind {
         };
         words.first().is_some_and(|word| word & rights != 0)
     }
+    /// Whether hardware makes use of the entry: it is present, and has no reserved bits set.
+    pub(super) fn valid(self, words: &[u64], profile: &Profile, separate: bool) -> bool {
+        let reserved = match (self, words) {
+            (Kind::Root, &[low, high]) => RootEntry([low, high]).reserved(profile),
+            (Kind::ScalableRoot, &[half]) => RootEntry([half, 0]).reserved(profile),
+            (Kind::Context, &[low, high]) => {
+                let entry = ContextEntry([low, high]);
+                let aw = entry.get(ContextEntry::AW);
+                entry.reserved(profile) || profile.sagaw() >> aw & 1 == 0
+            }
+            (Kind::ScalableContext, &[a, b, c, d]) => ScalableContextEntry([a, b, c, d]).reserved(profile),
+            (Kind::Directory, &[word]) => PasidDirectoryEntry([word]).reserved(profile),
+            (Kind::PasidTable, words) => match <[u64; 8]>::try_from(words) {
+                Ok(words) => PasidEntry(words).reserved(profile),
+                Err(_) => true,
+            },
+            (Kind::First(bits), &[word]) => FirstStageEntry([word]).reserved(profile, bits.into()),
+            (Kind::Second(bits), &[word]) => SecondStageEntry([word]).reserved(profile, bits.into(), separate),
+            _ => true,
+        };
+        !reserved && self.present(words, separate)
+    }
     /// Whether an entry of this kind of table may lead to a table of that one.
     fn leads_to(self, child: Kind) -> bool {
         match (self, child) {
@@ -77,6 +102,16 @@ impl Kind {
             (Kind::Context, Kind::Second(_)) => true,
             (Kind::PasidTable, Kind::First(_) | Kind::Second(_)) => true,
             _ => false,
+        }
+    }
+    /// The bits of a word that hardware may look at. Software has the others for itself, and need not flush them.
+    pub(super) fn meaning(self) -> u64 {
+        match self {
+            Kind::First(_) => SecondStageEntry::ADDRESS | 0x5ff,
+            Kind::Second(_) => {
+                SecondStageEntry::ADDRESS | 0xbff | SecondStageEntry::IR.mask() | SecondStageEntry::IW.mask()
+            }
+            _ => !0,
         }
     }
     pub(super) fn is_paging(self) -> bool {
@@ -99,9 +134,9 @@ impl Kind {
         }
     }
     /// The tables that an entry leads to; `base` is what the entry serves.
-    fn children(self, words: &[u64], base: u64, separate: bool) -> Vec<Child> {
+    fn children(self, words: &[u64], base: u64, profile: &Profile, separate: bool) -> Vec<Child> {
         let mut all = Vec::new();
-        if !self.present(words, separate) {
+        if !self.valid(words, profile, separate) {
             return all;
         }
         let &[word, ..] = words else { return all };
@@ -191,7 +226,7 @@ pub(super) struct Map {
     /// Entry, and the table that it leads to.
     links: BTreeSet<(u64, u64, Kind)>,
     /// What present context entries of legacy mode and PASID entries say, by their addresses.
-    pub(super) known: BTreeMap<u64, Meaning>,
+    pub(super) known: Known,
     /// Where paging tables served that are unlinked and not given back yet.
     retired: BTreeMap<u64, Place>,
     /// Whether anything is live.
@@ -245,7 +280,7 @@ impl Oracle {
     /// The tables that an entry leads to have changed from those of `links` to `now`.
     pub(super) fn relink(&mut self, sight: &mut Sight<'_>, kind: Kind, at: u64, words: &[u64], base: u64) {
         let separate = sight.separate();
-        let now = kind.children(words, base, separate);
+        let now = kind.children(words, base, &sight.unit.profile, separate);
         let was: Vec<(u64, Kind)> = (self.map.links.range((at, 0, Kind::Root)..=(at, u64::MAX, Kind::Second(u8::MAX))))
             .filter(|(_, _, child)| kind.leads_to(*child))
             .map(|(_, page, child)| (*page, *child))
@@ -267,6 +302,9 @@ impl Oracle {
         let mut todo = Vec::from([(from, child)]);
         while let Some((from, child)) = todo.pop() {
             let Child { page, kind, base, entries } = child;
+            if sight.bus.read64(page, Snoop::Yes).is_none() {
+                continue;
+            }
             self.map.links.insert((from, page, kind));
             if let Some(node) = self.map.nodes.get_mut(&(page, kind)) {
                 node.parents.insert(from);
@@ -297,10 +335,12 @@ impl Oracle {
                     *word = sight.word(at.wrapping_add(8 * n as u64));
                 }
                 let base = base.wrapping_add(u64::from(n).wrapping_mul(kind.span()));
-                for child in kind.children(words, base, separate) {
+                for child in kind.children(words, base, &sight.unit.profile, separate) {
                     todo.push((at, child));
                 }
-                if let Some(meaning) = Meaning::of(kind, words, base) {
+                if kind.valid(words, &sight.unit.profile, separate)
+                    && let Some(meaning) = Meaning::of(kind, words, base)
+                {
                     self.learn(sight, at, meaning, self.map.live);
                 }
             }
@@ -332,10 +372,7 @@ impl Oracle {
                 }
             }
             if matches!(kind, Kind::Context | Kind::PasidTable) {
-                let gone: Vec<u64> = self.map.known.range(page..=last).map(|(at, _)| *at).collect();
-                for at in gone {
-                    self.map.known.remove(&at);
-                }
+                self.map.known.forget(page, last);
             }
         }
     }
@@ -351,13 +388,20 @@ impl Oracle {
     }
     /// A table has been linked: hardware that does not snoop must find it as it was written.
     fn check_fresh(&mut self, sight: &mut Sight<'_>, page: u64, kind: Kind) {
-        if sight.snooped(kind) {
+        // Write buffers may be flushed later, for all of it (6.8).
+        if sight.snooped(kind) || sight.unit.profile.rwbf() {
             return;
         }
+        let separate = sight.separate();
+        let size = 8 * kind.words() as u64;
         for at in (page..).step_by(8).take(kind.words() * usize::from(kind.entries())) {
-            let (now, seen) = (sight.bus.read64(at, Snoop::Yes), sight.bus.read64(at, Snoop::No));
-            if now != seen {
-                let (now, seen) = (now.unwrap_or(0), seen.unwrap_or(0));
+            // Of absent entries hardware reads no more.
+            let entry = page + (at - page) / size * size;
+            if !sight.views(entry).into_iter().any(|word| kind.present(&[word], separate)) {
+                continue;
+            }
+            let [now, seen] = sight.views(at);
+            if (now ^ seen) & kind.meaning() != 0 {
                 let what =
                     format_args!("{kind:?} at {page:#x} was linked; {at:#x} holds {now:#x}, the unit sees {seen:#x}");
                 sight.report(Rule::NotVisible, what);
@@ -375,6 +419,10 @@ impl Oracle {
 }
 
 impl Sight<'_> {
+    /// A word as software wrote it, and as reads see it that do not snoop.
+    pub(super) fn views(&mut self, at: u64) -> [u64; 2] {
+        [Snoop::Yes, Snoop::No].map(|snoop| self.bus.read64(at, snoop).unwrap_or(0))
+    }
     /// SSIRWE.
     pub(super) fn separate(&self) -> bool {
         self.unit.state.separate_rights && self.unit.profile.ssirws()

@@ -70,7 +70,7 @@ impl Oracle {
     fn check_table(&mut self, sight: &mut Sight<'_>, first: u64, last: u64) {
         let state = &sight.unit.state;
         let (base, entries) = (state.interrupts, u64::from(state.interrupt_entries));
-        if state.remapping && first <= base.saturating_add(16 * entries - 1) && base <= last {
+        if state.remapping && first < base.saturating_add(16 * entries) && base <= last {
             sight.report(Rule::LiveTableFreed, format_args!("interrupt-remapping table at {base:#x}"));
         }
         if !state.translation {
@@ -86,21 +86,22 @@ impl Oracle {
     /// Data may be given back while it is mapped: identity maps map everything. Not so where software has taken the mapping
     /// away and the caches do not know it yet.
     fn check_data(&mut self, sight: &mut Sight<'_>, first: u64, last: u64) {
-        let mut stale = Vec::new();
-        for t in sight.unit.caches.translations().filter(|t| t.stage != Stage::PassThrough) {
+        let unit = sight.unit;
+        for t in unit.caches.translations().filter(|t| t.stage != Stage::PassThrough) {
             let Cached::Valid(leaf) = &t.found else { continue };
             let end = leaf.physical.saturating_add(leaf.size - 1);
-            let rights = (leaf.read, leaf.write && leaf.first_rights.write);
-            if leaf.physical <= last && first <= end && (rights.0 || rights.1) {
-                let to = leaf.physical.max(first);
-                stale.push((t.source, t.asked, leaf.first + (to - leaf.physical), to, rights));
+            if leaf.physical > last || first > end {
+                continue;
             }
-        }
-        let stale =
-            stale.into_iter().find(|&(source, pasid, from, to, rights)| !sight.leads(source, pasid, from, to, rights));
-        if let Some((source, pasid, from, to, _)) = stale {
-            let what = format_args!("{to:#x}: the IOTLB translates {from:#x} of {source:#x}, PASID {pasid:x?}, to it");
-            sight.report(Rule::DataFreed, what);
+            let to = leaf.physical.max(first);
+            let from = leaf.first + (to - leaf.physical);
+            if !sight.stands(t, from) {
+                let (source, pasid) = (t.source, t.asked);
+                let what =
+                    format_args!("{to:#x}: the IOTLB translates {from:#x} of {source:#x}, PASID {pasid:x?}, to it");
+                sight.report(Rule::DataFreed, what);
+                return;
+            }
         }
     }
 }

@@ -15,6 +15,8 @@ mod stores;
 mod tests;
 
 use crate::bus::{Bus, Snoop};
+use crate::caches::{Cached, Translation};
+use crate::reason::Reason;
 use crate::request::{Access, Answer, Kind, Pasid, Request, SourceId};
 use crate::unit::Unit;
 use alloc::collections::BTreeMap;
@@ -128,6 +130,9 @@ pub struct Oracle {
     dark: BTreeMap<u64, map::Kind>,
 }
 
+/// How many breaches are kept: the first are what matters.
+const MOST: usize = 256;
+
 impl Default for Oracle {
     fn default() -> Self {
         Oracle {
@@ -143,7 +148,7 @@ impl Default for Oracle {
 }
 
 impl Oracle {
-    /// What was broken so far.
+    /// What was broken so far: the first 256 breaches.
     pub fn breaches(&self) -> &[Breach] {
         &self.breaches
     }
@@ -168,6 +173,14 @@ impl Sight<'_> {
     fn report(&mut self, rule: Rule, what: core::fmt::Arguments<'_>) {
         self.found.push((rule, what.to_string()));
     }
+    /// Whether a cached translation still stands in the tables, at an address of its page and for what it lets users do;
+    /// supervisors' pages are not judged.
+    fn stands(&mut self, t: &Translation, from: u64) -> bool {
+        let Cached::Valid(leaf) = &t.found else { return true };
+        let rights = (leaf.read, leaf.write && leaf.first_rights.write);
+        let to = leaf.physical.wrapping_add(from.wrapping_sub(leaf.first));
+        !leaf.first_rights.user || self.leads(t.source, t.asked, from, to, rights)
+    }
     /// Whether the tables, as software wrote them, still lead from an input address to a physical one, with these rights.
     fn leads(&mut self, source: SourceId, pasid: Option<Pasid>, from: u64, to: u64, rights: (bool, bool)) -> bool {
         let request = Request { pasid, length: 1, ..Request::new(source, Access::Read, from) };
@@ -175,6 +188,8 @@ impl Sight<'_> {
         [(rights.0, Access::Read), (rights.1, Access::Write)].into_iter().filter(|(wanted, _)| *wanted).all(
             |(_, access)| match self.unit.look(&mut cpu, &Request { access, ..request.of(Kind::Untranslated) }) {
                 Answer::Passed(passed) => passed.address == to,
+                // Protected memory: that is not the tables' word.
+                Answer::Blocked(fault) => fault.reason == Reason::NONE,
                 _ => false,
             },
         )
@@ -213,7 +228,7 @@ impl Bus for Cpu<'_> {
 impl Unit {
     /// Reports a breach.
     pub(crate) fn breach(&mut self, rule: Rule, what: core::fmt::Arguments<'_>) {
-        if self.oracle.on {
+        if self.oracle.on && self.oracle.breaches.len() < MOST {
             let breach = Breach { rule, at: self.now, what: what.to_string(), history: self.story.text() };
             self.oracle.breaches.push(breach);
         }

@@ -3,7 +3,7 @@
 
 use super::map::Kind;
 use super::{Oracle, Rule, Sight};
-use crate::bus::{Bus, Snoop};
+use crate::bus::Bus;
 use crate::caches::{Cached, Stage};
 use crate::formats::{
     ContextEntry, PasidDirectoryEntry, PasidEntry, RootEntry, ScalableContextEntry, ScalableRootEntry,
@@ -42,7 +42,7 @@ fn pasid_entry(sight: &mut Sight<'_>, source: SourceId, pasid: Pasid) -> Option<
     if sight.unit.state.mode != Mode::Scalable || pasid > context.last_pasid() {
         return None;
     }
-    let at = context.directory() + 8 * u64::from(pasid >> 6);
+    let at = context.directory().wrapping_add(8 * u64::from(pasid >> 6));
     let directory = PasidDirectoryEntry([sight.word(at)]);
     if !directory.has(PasidDirectoryEntry::P) {
         return None;
@@ -72,12 +72,11 @@ impl Oracle {
         let mut known = None;
         self.dark.retain(|at, kind| {
             let size = 8 * kind.words() as u64;
-            let entry = at & !0xfff | (at & 0xfff) / size * size;
-            let (now, seen) = (sight.bus.read64(*at, Snoop::Yes), sight.bus.read64(*at, Snoop::No));
-            let dark = now != seen;
-            let first = sight.bus.read64(entry, Snoop::Yes).unwrap_or(0);
+            let entry = (at & !0xfff) + (at & 0xfff) / size * size;
+            let [now, seen] = sight.views(*at);
+            let dark = (now ^ seen) & kind.meaning() != 0;
+            let [first, before] = sight.views(entry);
             // What is absent, or was present already, may be flushed with an invalidation that is to come.
-            let before = sight.bus.read64(entry, Snoop::No).unwrap_or(0);
             let news = kind.present(&[first], separate) && !kind.present(&[before], separate);
             if dark && news && known.is_none() {
                 known = Some((*at, *kind, now, seen));
@@ -85,7 +84,6 @@ impl Oracle {
             dark
         });
         if let Some((at, kind, now, seen)) = known {
-            let (now, seen) = (now.unwrap_or(0), seen.unwrap_or(0));
             let what = format_args!("{kind:x?} entry: {at:#x} holds {now:#x}, the unit sees {seen:#x}");
             sight.report(Rule::NotVisible, what);
         }
@@ -102,8 +100,7 @@ impl Oracle {
             let size = 8 * kind.words() as u64;
             let (page, index) = (at & !0xfff, (at & 0xfff) / size);
             let entry = page + index * size;
-            let now = sight.bus.read64(entry, Snoop::Yes).unwrap_or(0);
-            let seen = sight.bus.read64(entry, Snoop::No).unwrap_or(0);
+            let [now, seen] = sight.views(entry);
             if kind.present(&[now], separate) || !kind.present(&[seen], separate) {
                 continue;
             }
@@ -197,7 +194,7 @@ impl Oracle {
     fn check_interrupts(&mut self, sight: &mut Sight<'_>) {
         let unit = sight.unit;
         for (index, entry) in unit.caches.interrupts() {
-            let at = unit.state.interrupts + 16 * u64::from(index);
+            let at = unit.state.interrupts.wrapping_add(16 * u64::from(index));
             let now = [sight.word(at), sight.word(at + 8)];
             match entry {
                 Cached::Valid(held) if *held != now => {

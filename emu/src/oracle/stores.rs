@@ -3,7 +3,7 @@
 use super::entries::Meaning;
 use super::map::Kind;
 use super::{Oracle, Rule, Sight};
-use crate::bus::{Bus, Snoop};
+use crate::bus::Bus;
 use crate::formats::{FirstStageEntry, PasidEntry, SecondStageEntry};
 use crate::invalidation::Invalidation;
 use crate::story::Happening;
@@ -100,9 +100,10 @@ impl Oracle {
         // What an entry serves matters below only if it is known.
         let base = self.map.base(page, kind);
         let serves = base.unwrap_or(0).wrapping_add((index as u64).wrapping_mul(kind.span()));
-        match Meaning::of(kind, is, serves).filter(|_| present.1) {
+        let valid = kind.valid(is, &sight.unit.profile, separate);
+        match Meaning::of(kind, is, serves).filter(|_| valid) {
             Some(meaning) => self.learn(sight, at, meaning, !present.0),
-            None => drop(self.map.known.remove(&at)),
+            None => self.map.known.forget(at, at),
         }
         self.relink(sight, kind, at, is, serves);
         if let Some(source) = base.and_then(|base| base.checked_add(index as u64))
@@ -146,7 +147,7 @@ impl Oracle {
             return;
         }
         let before = self.touched.entry(at).or_default();
-        let torn = was && *before != 0 && changed & !*before != 0;
+        let torn = was && *before & !changed != 0 && changed & !*before != 0;
         *before |= changed;
         if torn {
             sight.report(
@@ -196,7 +197,8 @@ impl Oracle {
         }
         for n in 0..store.new.len() {
             let word = at + 8 * (store.first + n) as u64;
-            if sight.bus.read64(word, Snoop::No) != sight.bus.read64(word, Snoop::Yes) {
+            let [now, seen] = sight.views(word);
+            if (now ^ seen) & kind.meaning() != 0 {
                 self.dark.insert(word, kind);
             }
         }

@@ -1,10 +1,15 @@
 //! How the page of a translation is accessed: snooping (3.10) and memory type (3.11).
 
+use super::mtrr;
 use super::outcome::{ALL, Found, WRITE_BACK};
 use super::second::SecondLeaf;
 use crate::caches::Stage;
 use crate::formats::{FirstStageEntry, PasidEntry as Entry, SecondStageEntry};
 use crate::profile::Profile;
+use crate::registers::Registers;
+
+/// Beside a PAT type: it is to be combined with the MTRRs' type of the address.
+const BY_MTRR: u8 = 0x80;
 
 const UNCACHEABLE: u8 = 0;
 const WRITE_COMBINING: u8 = 1;
@@ -43,9 +48,7 @@ impl Attributes {
     pub(super) fn pass_through(&self) -> u8 {
         if self.typed && self.disabled { UNCACHEABLE } else { WRITE_BACK }
     }
-    /// The memory type of a leaf of the first stage, the second, or both (Table 9).
-    ///
-    /// The MTRRs are taken to say write-back everywhere.
+    /// The memory type of a leaf of the first stage, the second, or both (Table 9), as far as it does not depend on the MTRRs.
     pub(super) fn memory(&self, first: Option<(FirstStageEntry, u32)>, second: Option<&SecondLeaf>) -> u8 {
         if !self.typed {
             return WRITE_BACK;
@@ -61,7 +64,7 @@ impl Attributes {
             (None, None) => WRITE_BACK,
             (Some((extended, _)), None) | (Some((extended, true)), _) => known(extended),
             (Some((extended, false)), Some(pat)) => combine(known(extended), pat),
-            (None, Some(pat)) => combine(WRITE_BACK, pat),
+            (None, Some(pat)) => pat | BY_MTRR,
         }
     }
     /// The translation by a leaf of second-stage tables alone.
@@ -81,8 +84,17 @@ impl Attributes {
     }
 }
 
+/// The memory type of an access (3.11.3).
+pub(super) fn effective(memory: u8, registers: &Registers, width: u8, address: u64) -> u8 {
+    if memory & BY_MTRR != 0 {
+        combine(mtrr::memory_type(registers, width, address), memory & !BY_MTRR)
+    } else {
+        memory
+    }
+}
+
 /// A memory type, or UC for encodings that are reserved.
-fn known(memory: u8) -> u8 {
+pub(super) fn known(memory: u8) -> u8 {
     match memory {
         UNCACHEABLE | WRITE_COMBINING | WRITE_THROUGH | WRITE_PROTECTED | WRITE_BACK => memory,
         _ => UNCACHEABLE,

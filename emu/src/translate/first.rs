@@ -2,7 +2,7 @@
 
 use super::attributes::Attributes;
 use super::lookup::Tags;
-use super::outcome::{ALL, Found, granted};
+use super::outcome::{ALL, Found};
 use super::second::SecondStage;
 use super::{Stop, Walk, Want};
 use crate::bus::Snoop;
@@ -89,7 +89,7 @@ impl<O: Observer> Walk<'_, O> {
         let grant = self.admit(&found, request, want)?;
         found.dirty = self.mark_first_leaf(&tables, &leaf, want.write && grant.write)?;
         self.keep(request, &found, tags);
-        Ok(granted(&found, &grant, request, want))
+        Ok(self.granted(&found, &grant, request, want))
     }
     /// Finds the leaf of an address. It is not marked yet.
     pub(super) fn first(&mut self, tables: &FirstStage, address: u64) -> Result<FirstLeaf, Stop> {

@@ -1,7 +1,7 @@
 //! Legacy mode (3.4.2): root entry, context entry, second-stage tables.
 
 use super::lookup::Tags;
-use super::outcome::{ALL, Found, WRITE_BACK, denials, granted, interrupt_range, is_interrupt};
+use super::outcome::{ALL, Found, WRITE_BACK, denials, interrupt_range, is_interrupt};
 use super::second::SecondStage;
 use super::{Stop, Walk, Want};
 use crate::caches::{Cached, Context, Stage};
@@ -81,7 +81,7 @@ impl<O: Observer> Walk<'_, O> {
         if grant.is_ok() || self.profile.cm() {
             self.keep(request, &found, tags);
         }
-        grant.map(|grant| granted(&found, &grant, request, want))
+        grant.map(|grant| self.granted(&found, &grant, request, want))
     }
     /// The translation of an address to itself: as large a page as the unit has, but not the interrupt range with it.
     pub(super) fn identity(&self, address: u64, snoop: bool, memory: u8) -> Found {
@@ -115,8 +115,12 @@ impl<O: Observer> Walk<'_, O> {
     fn legacy_context(&mut self, source: SourceId) -> Result<Entry, Stop> {
         if let Some(words) = self.held_context(source)? {
             let entry = Entry([words[0], words[1]]);
-            self.silent |= entry.has(Entry::FPD);
-            return Ok(entry);
+            // What was cached in scalable mode, and should have been invalidated since, may make no sense here.
+            if self.is_usable(&entry) {
+                self.silent |= entry.has(Entry::FPD);
+                return Ok(entry);
+            }
+            self.trail.clear();
         }
         match self.read_legacy_context(source) {
             Ok(entry) => {
@@ -139,14 +143,18 @@ impl<O: Observer> Walk<'_, O> {
         self.silent |= entry.has(Entry::FPD);
         self.check(!entry.has(Entry::P), Reason::LCT_2)?;
         self.check(entry.reserved(self.profile), Reason::LCT_3)?;
-        let supported = match entry.get(Entry::TT) {
+        self.check(!self.is_usable(&entry), Reason::LCT_4)?;
+        Ok(entry)
+    }
+    /// Whether AW and TT are ones that the unit has.
+    fn is_usable(&self, entry: &Entry) -> bool {
+        let typed = match entry.get(Entry::TT) {
             0 => true,
             1 => self.profile.dt(),
             2 => self.profile.pt(),
             _ => false,
         };
-        self.check(!self.has_width(entry.get(Entry::AW)) || !supported, Reason::LCT_4)?;
-        Ok(entry)
+        typed && self.has_width(entry.get(Entry::AW))
     }
     /// Whether AW is a width that the unit has.
     pub(super) fn has_width(&self, aw: u64) -> bool {

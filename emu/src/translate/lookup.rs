@@ -1,6 +1,6 @@
 //! The IOTLB on the way of a request: asked, and filled (6.2.4).
 
-use super::outcome::{Found, denials, granted};
+use super::outcome::{Found, denials};
 use super::{Stop, Walk, Want};
 use crate::caches::{Cached, Leaf, Stage};
 use crate::explain::{Observer, Step};
@@ -34,7 +34,7 @@ impl<O: Observer> Walk<'_, O> {
             return None;
         }
         self.observer.see(|| held(&found));
-        Some(granted(&found, &grant, request, want))
+        Some(self.granted(&found, &grant, request, want))
     }
     /// The answer from the IOTLB, for a request whose context and PASID entries are known.
     pub(super) fn cached(&mut self, request: &Request, want: &Want) -> Result<Option<Answer>, Stop> {
@@ -60,7 +60,7 @@ impl<O: Observer> Walk<'_, O> {
         if want.write && grant.write && !found.dirty {
             return Ok(None);
         }
-        Ok(Some(granted(&found, &grant, request, want)))
+        Ok(Some(self.granted(&found, &grant, request, want)))
     }
     /// Keeps a translation.
     pub(super) fn keep(&mut self, request: &Request, found: &Found, tags: &Tags) {

@@ -16,6 +16,7 @@ mod attributes;
 mod first;
 mod legacy;
 mod lookup;
+mod mtrr;
 mod nested;
 mod outcome;
 mod permissions;
@@ -33,6 +34,7 @@ use crate::oracle::Rule;
 use crate::page_requests::PageRequestTarget;
 use crate::profile::Profile;
 use crate::reason::{Completion, Reason};
+use crate::registers::Registers;
 use crate::request::{Access, Answer, Fault, Kind, PageRequest, Request};
 use crate::state::{Mode, State};
 use crate::story::Happening;
@@ -86,6 +88,7 @@ const TRIES: u32 = 8;
 struct Walk<'a, O> {
     profile: &'a Profile,
     state: &'a State,
+    registers: &'a Registers,
     bus: &'a mut dyn Bus,
     /// None: the walk goes by memory alone.
     caches: Option<&'a mut Caches>,
@@ -284,6 +287,7 @@ impl Unit {
         Walk {
             profile: &self.profile,
             state: &self.state,
+            registers: &self.registers,
             bus,
             caches: Some(&mut self.caches),
             unstored: None,
@@ -300,6 +304,7 @@ impl Unit {
         Walk {
             profile: &self.profile,
             state: &self.state,
+            registers: &self.registers,
             bus,
             caches,
             unstored: Some(Vec::new()),

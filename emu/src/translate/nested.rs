@@ -3,7 +3,7 @@
 use super::attributes::Attributes;
 use super::first::Writable;
 use super::lookup::Tags;
-use super::outcome::{Found, granted};
+use super::outcome::Found;
 use super::second::{SecondLeaf, SecondStage};
 use super::{Stop, Walk, Want};
 use crate::caches::Stage;
@@ -52,7 +52,7 @@ impl<O: Observer> Walk<'_, O> {
         let dirty = self.mark_first_leaf(&tables, &first, write)?;
         found.dirty = !self.mark_second_leaf(&second, &leaf, write)? && dirty;
         self.keep(request, &found, tags);
-        Ok(granted(&found, &grant, request, want))
+        Ok(self.granted(&found, &grant, request, want))
     }
     /// Where a first-stage table is, and whether it may be written. With second-stage accessed and dirty bits every use of it
     /// counts as a write (3.8.1).

@@ -1,5 +1,6 @@
 //! What is granted of what is wanted, and how the device is told (3.6.1, 3.7.1, 3.8.1, 3.15, 4.2.3).
 
+use super::attributes::effective;
 use super::{Stop, Walk, Want};
 use crate::caches::{Leaf, Rights, Stage};
 use crate::explain::{Observer, Step};
@@ -39,7 +40,7 @@ pub(super) struct Found {
     pub(super) dirty: bool,
     /// Accesses snoop whatever they say themselves.
     pub(super) snoop: bool,
-    /// Effective memory type.
+    /// Memory type, as the tables say it.
     pub(super) memory: u8,
     pub(super) stage: Stage,
 }
@@ -146,6 +147,32 @@ impl<O: Observer> Walk<'_, O> {
         }
         grant.map_err(Stop::Fault)
     }
+    /// The answer where there is a translation.
+    pub(super) fn granted(&self, found: &Found, grant: &Grant, request: &Request, want: &Want) -> Answer {
+        let address = found.output(request.address);
+        match request.kind {
+            Kind::Translation { .. } => {
+                let (read, write) = (grant.read, grant.write && want.write);
+                if !read && !write {
+                    return Answer::Translated(nothing(request, grant.because));
+                }
+                Answer::Translated(Translated {
+                    address: found.physical,
+                    page: found.size,
+                    read,
+                    write,
+                    snoop: found.snoop,
+                    ..nothing(request, grant.because)
+                })
+            }
+            _ => Answer::Passed(Passed {
+                address,
+                page: if found.stage == Stage::PassThrough { u64::MAX } else { found.size },
+                snoop: !request.no_snoop || found.snoop,
+                memory_type: effective(found.memory, self.registers, self.profile.width, address),
+            }),
+        }
+    }
     /// Whether a memory access meets protected memory (11.4.8.1). Old units let what page tables have translated pass there;
     /// `bare`: the address was not translated.
     fn is_protected(&self, request: &Request, address: u64, bare: bool) -> bool {
@@ -165,32 +192,6 @@ impl<O: Observer> Walk<'_, O> {
         self.check(is_interrupt(request.address), interrupt)?;
         self.protected(request, request.address, true)?;
         Ok(unchanged(request))
-    }
-}
-
-/// The answer where there is a translation.
-pub(super) fn granted(found: &Found, grant: &Grant, request: &Request, want: &Want) -> Answer {
-    match request.kind {
-        Kind::Translation { .. } => {
-            let (read, write) = (grant.read, grant.write && want.write);
-            if !read && !write {
-                return Answer::Translated(nothing(request, grant.because));
-            }
-            Answer::Translated(Translated {
-                address: found.physical,
-                page: found.size,
-                read,
-                write,
-                snoop: found.snoop,
-                ..nothing(request, grant.because)
-            })
-        }
-        _ => Answer::Passed(Passed {
-            address: found.output(request.address),
-            page: if found.stage == Stage::PassThrough { u64::MAX } else { found.size },
-            snoop: !request.no_snoop || found.snoop,
-            memory_type: found.memory,
-        }),
     }
 }
 

@@ -154,7 +154,7 @@ impl<O: Observer> Walk<'_, O> {
         };
         found.dirty = !self.mark_second_leaf(tables, &leaf, want.write && grant.write)?;
         self.keep(request, &found, tags);
-        Ok(super::outcome::granted(&found, &grant, request, want))
+        Ok(self.granted(&found, &grant, request, want))
     }
 
     fn scalable_context(&mut self, source: SourceId) -> Result<Context, Stop> {

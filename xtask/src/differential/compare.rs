@@ -1,11 +1,10 @@
 //! One case in both units, and where they differ.
 
-use std::collections::BTreeMap;
-
 use anyhow::Result;
 use vtd_emu::Profile;
 
 use super::case::{Case, Dma, Note, Part, Seen, Step, What, outcome};
+use super::form::Form;
 use super::layout::{self, QUEUE};
 use super::ours::{self, Run};
 use super::registers::{CCMD, GSTS, IQH, IQT, RECORD};
@@ -51,8 +50,10 @@ impl<'a> Pair<'a> {
     /// What was seen differently: what, by us, by them.
     pub fn differences(&self) -> Vec<(What, u64, u64)> {
         let pairs = self.ours.iter().zip(self.theirs);
-        let mut list: Vec<_> =
-            pairs.map(|((what, ours), (_, theirs))| (*what, *ours, *theirs)).filter(|one| differs(*one)).collect();
+        let mut list: Vec<_> = pairs
+            .map(|((what, ours), (_, theirs))| (*what, *ours, *theirs))
+            .filter(|one| differs(self.case.form, *one))
+            .collect();
         if self.ours.len() != self.theirs.len() {
             list.push((What::Outcome, self.ours.len() as u64, self.theirs.len() as u64));
         }
@@ -170,8 +171,10 @@ fn record(seen: &Seen) -> Option<Record> {
     })
 }
 
-fn differs((what, ours, theirs): (What, u64, u64)) -> bool {
+fn differs(form: &Form, (what, ours, theirs): (What, u64, u64)) -> bool {
     match what {
+        What::Register(0x10) => ours != theirs | form.granted,
+        What::Register(0x14) => ours != theirs | form.granted >> 32,
         What::Register(GSTS) => (ours ^ theirs) & GSTS_MASK != 0,
         // The source and its mask cannot be read (11.4.6.1).
         What::Register(CCMD) => (ours ^ theirs) & !0x3_ffff_0000 != 0,
@@ -199,6 +202,3 @@ impl Outcome {
         both.map(|(index, (ours, theirs))| Pair { case, index, ours, theirs, all: &self.theirs, profile })
     }
 }
-
-/// How often each thing happened.
-pub type Counts = BTreeMap<&'static str, u64>;

@@ -3,7 +3,7 @@
 //! A deviation says for a step what each side must have answered. One that claims a step in which both agree is wrong, and so
 //! is one that nothing falls under any more.
 
-use super::case::Part;
+use super::case::{Part, What};
 use super::compare::{Pair, Record};
 use super::registers::RTADDR;
 
@@ -18,6 +18,13 @@ pub struct Deviation {
     pub claims: fn(&Pair<'_>) -> bool,
 }
 
+impl Deviation {
+    /// Whether a form may have it.
+    pub fn is_of(&self, form: &str) -> bool {
+        self.forms.is_empty() || self.forms.contains(&form)
+    }
+}
+
 const fn new(
     name: &'static str,
     reason: &'static str,
@@ -27,8 +34,9 @@ const fn new(
     Deviation { name, reason, forms, claims }
 }
 
-const SCALABLE: &[&str] = &["second-stage", "first-stage"];
+const SCALABLE: &[&str] = &["second-stage", "first-stage", "marks"];
 const FIRST: &[&str] = &["first-stage"];
+const MARKS: &[&str] = &["marks"];
 
 /// Mutations that QEMU does not see.
 const UNCHECKED: &[&str] = &[
@@ -142,6 +150,18 @@ pub static DEVIATIONS: &[Deviation] = &[
         FIRST,
         |pair| pair.records().0.is_some_and(|ours| ours.reason == 0x90) && like(pair, &["not accessed", "not dirty"]),
     ),
+    new(
+        "one-mark-for-both",
+        "at a write QEMU sets neither the accessed nor the dirty bit of an entry that has one of them",
+        MARKS,
+        |pair| {
+            let differences = pair.differences();
+            let half = |(what, ours, theirs): &(What, u64, u64)| {
+                matches!(what, What::Memory(_)) && *ours == theirs | 3 << 5 && matches!(theirs >> 5 & 3, 1 | 2)
+            };
+            !differences.is_empty() && differences.iter().all(half)
+        },
+    ),
     new("idle-wait", "QEMU takes a wait that asks for nothing for an error (its section 4)", &[], |pair| {
         theirs_stopped(pair, |[word, ..]| word & 0xf == 5 && word & 0x70 == 0)
     }),
@@ -151,6 +171,12 @@ pub static DEVIATIONS: &[Deviation] = &[
     new("device-tlb-without-any", "QEMU takes device-TLB invalidations without ECAP.DT", &[], |pair| {
         ours_stopped(pair, |[word, ..]| matches!(word & 0xf, 3 | 8))
     }),
+    new(
+        "pasid-iotlb-mask",
+        "QEMU holds CAP.MAMV against PASID-based invalidations too (6.5.2.4 does not)",
+        SCALABLE,
+        |pair| theirs_stopped(pair, |[word, at, ..]| word & 0x3f == 0x36 && at & 0x3f > 18),
+    ),
     new("wrong-mode", "QEMU takes PASID-based invalidations in legacy mode too", SCALABLE, |pair| {
         ours_stopped(pair, |[word, ..]| matches!(word & 0xf, 6 | 7))
             && pair.written(RTADDR).is_some_and(|root| root & 1 << 10 == 0)

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use vtd_emu::{
-    Access, Answer, Bus, Caches, DeviceInvalidation, GroupResponse, Keep, Pace, Profile, Request, Size, Snoop,
-    SourceId, Unit,
+    Access, Answer, Bus, DeviceInvalidation, GroupResponse, Keep, Pace, Profile, Request, Size, Snoop, SourceId, Unit,
 };
 
 use super::board::{Device, MEMORY, PATTERN, harmless};
@@ -35,7 +34,11 @@ impl Memory {
     }
 
     pub fn write(&mut self, at: u64, value: u64) -> Option<()> {
-        self.exists(at).then(|| drop(self.written.insert(at, value)))
+        if !self.exists(at) {
+            return None;
+        }
+        self.written.insert(at, value);
+        Some(())
     }
 }
 
@@ -175,7 +178,12 @@ pub fn run(case: &Case, profile: &Profile) -> Run {
         let mut seen = Seen::new();
         let mut target = None;
         match step {
-            Step::Store(words) => words.iter().for_each(|(at, word)| drop(side.memory.write(*at, *word))),
+            Step::Store(words) => {
+                for (at, word) in words {
+                    // A case stores to memory only.
+                    let _ = side.memory.write(*at, *word);
+                }
+            }
             Step::Write(at, width, value) => side.write(*at, *width, *value),
             Step::Read(at, width) => seen.push((What::Register(*at), side.register(*at, *width))),
             Step::Look(at) => seen.push((What::Memory(*at), side.memory.read(*at).unwrap_or_default())),

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 
 use super::board::{Board, Device, Written};
 use super::case::{Case, Dma, Seen, Step, What, outcome};
-use super::form::Capabilities;
 use super::layout::{self, DATA, DATA_PAGES, DUMP, FILL, QUEUE, SERVICE, SERVICE_WORDS, STATUS, TABLE_PAGES, TABLES};
 use super::ours::{BUFFER, Run};
 use super::qtest::{Round, Ticket, Width};
@@ -26,9 +25,8 @@ pub struct Theirs<'a> {
     qemu: &'a Qemu,
     machine: &'static Machine,
     board: Board,
-    pub capabilities: Capabilities,
-    /// How often it had to be started, the first time included.
-    pub starts: u32,
+    /// VER, CAP, ECAP.
+    pub capabilities: [u64; 3],
 }
 
 /// A value that is on its way.
@@ -44,7 +42,7 @@ enum Wanted {
 impl<'a> Theirs<'a> {
     pub fn start(qemu: &'a Qemu, machine: &'static Machine) -> Result<Self> {
         let (board, capabilities) = begin(qemu, machine)?;
-        Ok(Self { qemu, machine, board, capabilities, starts: 1 })
+        Ok(Self { qemu, machine, board, capabilities })
     }
 
     /// Another QEMU in its place.
@@ -52,7 +50,6 @@ impl<'a> Theirs<'a> {
         let (board, capabilities) = begin(self.qemu, self.machine)?;
         ensure!(capabilities == self.capabilities, "QEMU's unit changed its capabilities");
         self.board = board;
-        self.starts += 1;
         Ok(())
     }
 
@@ -137,7 +134,7 @@ impl<'a> Theirs<'a> {
     }
 }
 
-fn begin(qemu: &Qemu, machine: &'static Machine) -> Result<(Board, Capabilities)> {
+fn begin(qemu: &Qemu, machine: &'static Machine) -> Result<(Board, [u64; 3])> {
     let mut board = Board::start(qemu, machine).with_context(|| format!("machine {}", machine.name))?;
     fill_memory(&mut board)?;
     board.line.fill(FILL, PAGE as usize, BUFFER)?;
@@ -146,13 +143,12 @@ fn begin(qemu: &Qemu, machine: &'static Machine) -> Result<(Board, Capabilities)
     let version = board.read(0, Width::Double)?;
     let (cap, ecap) = (board.read(8, Width::Quad)?, board.read(0x10, Width::Quad)?);
     let round = board.finish()?;
-    let version = round.number(version)? as u32;
-    Ok((board, Capabilities { version, cap: round.number(cap)?, ecap: round.number(ecap)? }))
+    Ok((board, [round.number(version)?, round.number(cap)?, round.number(ecap)?]))
 }
 
 fn fill_memory(board: &mut Board) -> Result<()> {
-    for at in SERVICE_WORDS {
-        board.line.write(at, Width::Quad, layout::initial(at))?;
+    for (at, word) in SERVICE_WORDS {
+        board.line.write(at, Width::Quad, word)?;
     }
     for first in TABLES {
         board.line.fill(first, (TABLE_PAGES * PAGE) as usize, 0)?;

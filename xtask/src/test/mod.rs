@@ -1,6 +1,7 @@
 //! `cargo xtask test`: every check and test, and what came of them.
 
 mod checks;
+mod differential;
 mod host;
 mod report;
 mod silencers;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow};
 
 use crate::cli::TestArgs;
+use crate::differential::{FORMS, Form};
 use crate::filter;
 use crate::guest::{self, Bench, Tour};
 use crate::machines::{self, MACHINES, Machine};
@@ -39,6 +41,9 @@ struct Plan<'a> {
     scale: u32,
     machines: Vec<&'static Machine>,
     tours: Vec<Tour>,
+    /// Forms of the unit that are compared with QEMU's, and in how many cases.
+    forms: Vec<&'static Form>,
+    cases: u64,
     mutants: Vec<String>,
     deadline: Option<Instant>,
 }
@@ -63,9 +68,13 @@ impl<'a> Plan<'a> {
         let mut tours = guest::tours(&machines);
         let few = args.quick && args.machines.is_empty();
         tours.retain(|tour| tour.name.contains(filter) && (!few || QUICK_TOURS.contains(&tour.name.as_str())));
+        let wanted = |form: &&Form| args.machines.is_empty() || machines.iter().any(|one| one.name == form.name);
+        let forms = FORMS.iter().filter(|form| wanted(form) && differential::name_of(form).contains(filter)).collect();
+        let cases = if args.long { 20_000 } else { 4 * u64::from(scale) };
         machines.retain(|machine| filter::behind(machine.name, filter).is_some());
         let deadline = limit.map(|limit| Instant::now() + limit);
-        Ok(Self { filter, scale, machines, tours, mutants: mutants_for(args, filter)?, deadline })
+        let mutants = mutants_for(args, filter)?;
+        Ok(Self { filter, scale, machines, tours, forms, cases, mutants, deadline })
     }
 
     fn checks<'b>(&'b self, checks: &'b [Check]) -> impl Iterator<Item = &'b Check> {
@@ -106,6 +115,9 @@ pub fn run(args: &TestArgs) -> Result<ExitCode> {
         report.group(suite.group, |report| suite.run(plan.filter, plan.scale, plan.deadline, report));
     }
     run_checks(&plan, checks::LATE, &mut report);
+    if !plan.forms.is_empty() {
+        report.group("differential", |report| differential::run(&plan.forms, plan.cases, plan.deadline, report));
+    }
     run_mutants(&plan, &mut report);
     if !plan.machines.is_empty() || !plan.tours.is_empty() {
         match report.group("set-up and kernel", |_| prepare(&plan)) {
@@ -187,6 +199,7 @@ fn list(plan: &Plan<'_>) -> Result<()> {
             names.extend(full.filter(|name| name.contains(plan.filter)));
         }
     }
+    names.extend(plan.forms.iter().map(|form| differential::name_of(form)));
     names.extend(plan.mutants.iter().map(|name| format!("mutant::{name}")));
     names.extend(plan.tours.iter().map(|tour| tour.name.clone()));
     names.iter().for_each(|name| println!("{name}"));

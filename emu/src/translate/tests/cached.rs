@@ -319,6 +319,15 @@ fn nothing_is_kept_where_nothing_is_to_be() {
     assert_eq!(scene.blocked(read(0x7000)), Reason::LRT_2);
 }
 #[test]
+fn context_entries_of_another_mode_are_not_used_where_they_make_no_sense() {
+    let (mut scene, _) = staged(FirstStageEntry::new(0x9000));
+    scene.change_context(|entry| entry.with(ScalableContextEntry::RID_PASID, 7));
+    assert_eq!(scene.blocked(read(0x7000)), Reason::SPT_2);
+    scene.unit.state.mode = Mode::Legacy;
+    scene.unit.state.root = 0x3000;
+    assert_eq!(scene.blocked(read(0x7000)), Reason::LRT_2);
+}
+#[test]
 fn looking_goes_by_memory_and_leaves_no_trace() {
     let (mut scene, at) = staged(FirstStageEntry::new(0x9000));
     let looked = scene.unit.look(&mut scene.bus, &write(0x7000));

@@ -37,7 +37,7 @@ fn pages_of_all_sizes_and_levels_are_translated() {
             scene.map_first(top, if five { 5 } else { 4 }, address, bits, entry);
             let passed = scene.passed(write(address + 0x678));
             let expected = Passed { address: 0x8000_0678, page: 1 << bits, snoop: true, memory_type: 6 };
-            // With a PAT of zeros PAT entry 0 is UC; entry 4, that of PS in a leaf of 4 KiB, too.
+            // The MTRRs are off.
             assert_eq!(passed, Passed { memory_type: 0, ..expected }, "{five} {bits}");
         }
     }
@@ -277,11 +277,25 @@ fn page_walks_snoop_with_pwsnp_only() {
     }
 }
 #[test]
+fn the_mtrrs_of_the_physical_address_count() {
+    let (mut scene, top) = scene_with(|entry| entry.with(PasidEntry::PAT, 0x6666_6666));
+    scene.map_first(top, 4, 0x4000_0000, 21, Entry::large(0x60_0000));
+    assert_eq!(scene.passed(read(0x4000_0000)).memory_type, 0);
+    // One page of the large one is WT, and the caches do not stand before it.
+    scene.write_back();
+    scene.unit.write(&mut scene.bus, 0x180, Size::Quad, 0x60_1000 | 4);
+    scene.unit.write(&mut scene.bus, 0x188, Size::Quad, ((1 << 52) - 0x1000) | 1 << 11);
+    assert_eq!(scene.passed(read(0x4000_0000)).memory_type, 6);
+    assert_eq!(scene.passed(read(0x4000_1000)).memory_type, 4);
+    assert_eq!(scene.passed(read(0x4000_2000)).memory_type, 6);
+}
+#[test]
 fn the_memory_type_is_that_of_the_pat() {
     // PA0 to PA7: WB, WT, UC-, UC, WP, WC, a reserved one, WB.
     let pat = 0x6215_0746 & 0xffff_ffff;
     for (index, expected) in [(0, 6), (1, 4), (2, 0), (3, 0), (4, 5), (5, 1), (6, 0), (7, 6)] {
         let (mut scene, top) = scene_with(|entry| entry.with(PasidEntry::PAT, pat));
+        scene.write_back();
         let bits = |entry: Entry, pat| {
             entry.with(Entry::PWT, index & 1).with(Entry::PCD, index >> 1 & 1).with(pat, index >> 2)
         };

@@ -390,7 +390,9 @@ fn protected_memory_is_out_of_reach_whether_remapping_is_on_or_off() {
 #[test]
 fn old_units_let_remapped_requests_into_protected_memory() {
     let mut scene = page((true, true));
+    scene.unit.profile.version = 0x10;
     scene.unit.profile.protects_remapped = false;
+    scene.unit.profile.version = 0x10;
     scene.unit.state.protected = [Some((0x8000, 0x9fff)), None];
     assert_eq!(scene.passed(read(0x7000)).address, 0x9000);
     scene.context(SOURCE + 1, ContextEntry::pass_through(3, 6));

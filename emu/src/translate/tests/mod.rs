@@ -23,7 +23,7 @@ use crate::reason::Reason;
 use crate::request::{Access, Answer, Kind, Pasid, Passed, Request, SourceId, Translated};
 use crate::state::{Mode, State};
 use crate::testing::TestBus;
-use crate::unit::Unit;
+use crate::unit::{Size, Unit};
 
 /// Bus 1, device 2, function 3.
 const SOURCE: SourceId = 0x0113;
@@ -157,6 +157,10 @@ impl Scene {
         at
     }
 
+    /// The MTRRs say write-back everywhere.
+    fn write_back(&mut self) {
+        self.unit.write(&mut self.bus, 0x108, Size::Quad, 1 << 11 | 6);
+    }
     /// A request, with the promise that its explanation comes to the same if memory does its part.
     fn ask(&mut self, request: Request) -> Answer {
         let explained = self.unit.explain(&mut self.bus, &request).answer;

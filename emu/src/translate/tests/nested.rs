@@ -55,7 +55,7 @@ impl Nest {
     }
     /// A page of the guest at 0x7000, and the host's page 0x9000 for it. Where both leaves are.
     fn page(&mut self, first: First, second: Second) -> (u64, u64) {
-        let first = self.map(0x7000, 12, First([first.0[0] & !First::ADDRESS | 0x9000 + GUEST]));
+        let first = self.map(0x7000, 12, First([first.0[0] & !First::ADDRESS | (0x9000 + GUEST)]));
         (first, self.back(0x9000, second))
     }
     /// The second-stage leaf of the first-stage table that holds the entry of 2^`bits` addresses.
@@ -167,7 +167,8 @@ fn with_ssade_tables_must_be_writable_even_to_be_read() {
 }
 #[test]
 fn faults_of_the_second_stage_on_the_way_to_a_table_keep_their_names() {
-    let breaks: [(fn(u64) -> u64, Reason); 3] =
+    type Break = (fn(u64) -> u64, Reason);
+    let breaks: [Break; 3] =
         [(|_| 0, Reason::SSS_2), (|entry| entry | 1 << 62, Reason::SSS_3), (|entry| entry, Reason::SSS_1)];
     for (change, reason) in breaks {
         let mut nest = mapped();
@@ -295,6 +296,7 @@ fn the_memory_type_combines_both_stages() {
     // PAT entry 0 is WP here: base WC gives UC, WB gives WP; IPAT leaves EMT.
     for (emte, emt, ipat, expected) in [(0, 1, 0, 5), (1, 1, 0, 0), (1, 6, 0, 5), (1, 1, 1, 1), (1, 6, 1, 6)] {
         let mut nest = Nest::with(|entry| entry.with(PasidEntry::EMTE, emte).with(PasidEntry::PAT, 5));
+        nest.scene.write_back();
         nest.page(First::new(0), Second::new(0).with(Second::EMT, emt).with(Second::IPAT, ipat));
         assert_eq!(nest.scene.passed(read(0x7000)).memory_type, expected);
     }

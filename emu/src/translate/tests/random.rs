@@ -225,7 +225,12 @@ proptest! {
         scene.unit.profile.width = 1 + random.below(64) as u8;
         scene.unit.profile.cap = scene.unit.profile.cap & !(0x3f << 16) | random.below(64) << 16;
         for _ in 0..40 {
-            let request = Request { source: random.bits() as SourceId, ..request(&mut random, mode) };
+            // The mode changes under the caches, which no software may let happen.
+            if random.percent(5) {
+                scene.unit.state.mode = [Mode::Legacy, Mode::Scalable][random.below(2) as usize];
+            }
+            let source = if random.percent(50) { random.below(4) } else { random.bits() } as SourceId;
+            let request = Request { source, ..request(&mut random, mode) };
             let _ = scene.ask(request);
             let _ = scene.unit.check_page_request(&mut scene.bus, &crate::PageRequest {
                 source: request.source,

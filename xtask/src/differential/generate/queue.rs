@@ -26,6 +26,7 @@ const INTERRUPTS: u64 = 4;
 const WAIT: u64 = 5;
 const PASID_IOTLB: u64 = 6;
 const PASIDS: u64 = 7;
+const RESPONSE: u64 = 9;
 
 const STATUS_WRITE: u64 = 1 << 5;
 const FENCE: u64 = 1 << 6;
@@ -168,6 +169,9 @@ impl Maker {
 
     /// A descriptor with something wrong, or right, by chance.
     fn unsound(&mut self, wide: bool) -> Descriptor {
+        if self.deviant && self.random.percent(60) {
+            return self.deviant(wide);
+        }
         let mut descriptor = self.sound(wide);
         let words = if wide { 4 } else { 2 };
         match self.random.below(10) {
@@ -179,19 +183,10 @@ impl Maker {
             // Another size of the range.
             3 => descriptor[1] = descriptor[1] & !0x3f | self.random.below(64),
             // A status address that is nothing.
-            4 => {
-                let hole = u64::from(self.deviant && self.random.percent(50));
-                let at = STATUS + self.random.below(8) | hole << 33;
-                descriptor = [WAIT | STATUS_WRITE, at, 0, 0];
-            }
+            4 => descriptor = [WAIT | STATUS_WRITE, STATUS + self.random.below(8), 0, 0],
             5 => {
-                let least = u64::from(!self.deviant);
-                let flags = (least + self.random.below(8 - least)) << 4;
+                let flags = (1 + self.random.below(7)) << 4;
                 descriptor = [WAIT | flags | self.random.bits() << 32, STATUS, 0, 0];
-            }
-            // A device's translations.
-            6 if self.deviant => {
-                descriptor = [DEVICE | u64::from(self.pick(&Device::ALL).source()) << 32, 0x1000, 0, 0]
             }
             _ => {
                 let word = self.random.below(words) as usize;
@@ -199,6 +194,19 @@ impl Maker {
             }
         }
         descriptor
+    }
+
+    /// One that QEMU is known to take otherwise.
+    fn deviant(&mut self, wide: bool) -> Descriptor {
+        match self.random.below(if wide { 7 } else { 5 }) {
+            0 => [WAIT, STATUS, 0, 0],
+            1 => [WAIT | STATUS_WRITE, STATUS | 1 << 33, 0, 0],
+            2 => [DEVICE | u64::from(self.pick(&Device::ALL).source()) << 32, 0x1000, 0, 0],
+            3 => [RESPONSE | 1 << 4 | self.random.bits() & 0xffff_0000, 0, 0, 0],
+            4 => [INTERRUPTS | 1 << 4 | (16 + self.random.below(16)) << 27, 0, 0, 0],
+            5 => pasids(None),
+            _ => [PASID_IOTLB | 3 << 4, 19 + self.random.below(40), 0, 0],
+        }
     }
 
     /// A case about the queue.

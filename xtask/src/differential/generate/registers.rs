@@ -56,7 +56,9 @@ impl Maker {
             let value = self.random.bits();
             if self.random.percent(50) {
                 let (register, width, mask) = self.pick(WRITABLE);
-                self.write(register, width, value & mask);
+                // Bits of addresses that memory does not have may be left out (11.4.5).
+                let implemented = if width == Quad { (1 << self.form.width) - 1 } else { u64::MAX };
+                self.write(register, width, value & mask & implemented);
                 self.read(register, width);
             } else {
                 let (register, width) = self.pick(READABLE);

@@ -63,7 +63,8 @@ impl Stage {
     /// What an entry has that points to a table, and what a leaf has.
     fn bits(self) -> (u64, u64) {
         match self {
-            Stage::First => (0x27, 0x67),
+            // Accessed and dirty, which in a pointer means nothing.
+            Stage::First => (0x67, 0x67),
             _ => (3, 3),
         }
     }
@@ -72,7 +73,7 @@ impl Stage {
     fn ignored(self) -> (u64, u64) {
         const HIGH: u64 = 0x1ff << 52 | 1 << 63;
         match self {
-            Stage::First => (HIGH | 3 << 61 | 0xf18, 1 << 6),
+            Stage::First => (HIGH | 3 << 61 | 0xf18, 0),
             _ => (HIGH | 1 << 61 | 7 << 8 | 1 << 2, 0xf << 3),
         }
     }
@@ -107,7 +108,7 @@ impl Maker {
                 self.attach(&mut world, device);
             }
         }
-        if !self.upper {
+        if !self.upper && !self.form.marks() {
             self.mutate(scalable);
         }
         self.start(&world);
@@ -118,7 +119,7 @@ impl Maker {
 
     /// Whether blocked requests have to be avoided, as QEMU gives other reasons for most.
     fn quiet(&self, world: &World) -> bool {
-        self.upper || world.scalable && self.form.tables == Tables::SecondStage && !self.deviant
+        self.upper || self.form.marks() || world.scalable && self.form.tables == Tables::SecondStage && !self.deviant
     }
 
     fn domain(&mut self, number: u16, scalable: bool) -> Domain {
@@ -127,7 +128,7 @@ impl Maker {
             1 => 0x100 + number,
             _ => 1 + number,
         };
-        let stage = match (self.random.percent(12), self.form.tables, scalable) {
+        let stage = match (self.random.percent(10), self.form.tables, scalable) {
             (true, ..) => Stage::PassThrough,
             (_, Tables::FirstStage, true) => Stage::First,
             _ => Stage::Second,
@@ -202,7 +203,7 @@ impl Maker {
                 return;
             }
             if entry == 0 {
-                entry = self.frame() | pointer | self.noise(domain.stage.ignored().0);
+                entry = self.frame() | self.unmark(pointer) | self.noise(domain.stage.ignored().0);
                 self.set(above, entry);
                 self.note(above, Part::Entry(stage, step));
             }
@@ -213,7 +214,7 @@ impl Maker {
             return;
         }
         let (ignored, of_leaves) = domain.stage.ignored();
-        let mut word = self.target(level) | leaf | self.noise(ignored | of_leaves);
+        let mut word = self.target(level) | self.unmark(leaf) | self.noise(ignored | of_leaves);
         if level > 1 {
             word |= LARGE_PAGE;
         } else if self.random.percent(5) && domain.stage == Stage::Second {
@@ -223,6 +224,19 @@ impl Maker {
         self.set(entry, word);
         self.note(entry, Part::Entry(stage, level));
         domain.mappings.push(Mapping { at, level, entry, above });
+    }
+
+    /// The entry with its accessed and dirty bits, or without.
+    fn unmark(&mut self, bits: u64) -> u64 {
+        const BOTH: u64 = 3 << 5;
+        match self.random.below(200) {
+            _ if !self.form.marks() => bits,
+            // One of the two: QEMU leaves it so.
+            0 => bits & !(1 << 6),
+            1 => bits & !(1 << 5),
+            2..100 => bits & !BOTH,
+            _ => bits,
+        }
     }
 
     /// Some of these bits, seldom.
@@ -287,7 +301,9 @@ impl Maker {
             // QEMU would take it for the first stage's, were the type another.
             Stage::PassThrough => (0, 0, 2),
         };
-        [second | domain.stage.pgtt() << 6 | width << 2 | 1, domain.id.into(), first]
+        // PWSNP: without snooping no entry can be marked.
+        let snoop = u64::from(self.form.marks()) << 23;
+        [second | domain.stage.pgtt() << 6 | width << 2 | 1, u64::from(domain.id) | snoop, first]
     }
 
     /// Software has made the tables; now the unit is to use them.
@@ -301,6 +317,9 @@ impl Maker {
     }
 
     fn act(&mut self, world: &mut World) {
+        if self.deviant && self.random.percent(4) {
+            return self.read_and_write(world);
+        }
         match self.random.below(100) {
             0..62 => self.request(world),
             62..82 => self.change(world),
@@ -374,6 +393,21 @@ impl Maker {
         }
     }
 
+    /// Has `edu` read a page and then write to it, though it may not.
+    fn read_and_write(&mut self, world: &mut World) {
+        let Some((which, _)) = world.devices.get(&Device::Edu).copied() else { return };
+        let domain = &world.domains[which];
+        let (stage, id) = (domain.stage, domain.id);
+        let Some(Mapping { at, level, entry, .. }) = domain.mappings.first().copied() else { return };
+        let word = self.target(level) | stage.bits().1 & !2 | if level > 1 { LARGE_PAGE } else { 0 };
+        self.store(&[(entry, word)]);
+        self.invalidate(stage, Cover::Pages(id, at, 9 * (level - 1), true));
+        for write in [false, true] {
+            self.dma(Device::Edu, write, at, 4);
+            self.step(Step::Acknowledge);
+        }
+    }
+
     /// Turns translation off for a while.
     fn off_and_on(&mut self, world: &World) {
         self.turn(TE, false);
@@ -407,7 +441,9 @@ impl Maker {
         let entry = self.word(mapping.entry);
         let (_, leaf) = stage.bits();
         let word = match self.random.below(10) {
-            0..5 => self.target(mapping.level) | leaf | entry & LARGE_PAGE & !u64::from(mapping.level == 1),
+            0..5 => {
+                self.target(mapping.level) | self.unmark(leaf) | entry & LARGE_PAGE & !u64::from(mapping.level == 1)
+            }
             _ if self.quiet(world) => entry,
             5 | 6 => 0,
             7 => entry & !2,
@@ -451,11 +487,8 @@ impl Maker {
         // Its neighbours are gone.
         domain.mappings.retain(|one| one.entry & ADDRESS != old || one.entry == mapping.entry);
         domain.mappings.iter_mut().filter(|one| one.entry == mapping.entry).for_each(|one| one.entry = new);
-        let gone: Vec<u64> = domain.mappings.iter().map(|one| one.entry).collect();
-        let top = domain.top;
-        let reachable = self.reachable(top, domain.levels);
+        let reachable = self.reachable(domain.top, domain.levels);
         domain.mappings.retain(|one| reachable.contains(&(one.entry & ADDRESS)));
-        debug_assert!(!gone.is_empty());
         self.invalidate(stage, Cover::Pages(domain.id, mapping.at, 9 * mapping.level, false));
     }
 
@@ -498,7 +531,7 @@ impl Maker {
             self.store(&[(at, low)]);
         }
         world.devices.insert(device, (which, at));
-        let all = self.random.percent(40);
+        let all = self.forgetful || self.random.percent(40);
         let mut descriptors: Vec<Descriptor> = vec![contexts((!all).then_some((source, domain)))];
         if world.scalable {
             descriptors.push(pasids((!all).then_some(domain)));
@@ -519,6 +552,7 @@ impl Maker {
             Cover::Domain(domain) | Cover::Pages(domain, ..) => domain,
         };
         let cover = match (self.random.below(4), cover) {
+            _ if self.forgetful => Cover::Global,
             (0, _) => Cover::Global,
             (1, _) => Cover::Domain(domain),
             (_, Cover::Pages(_, _, order, _)) if order > 18 => Cover::Domain(domain),
@@ -570,7 +604,7 @@ impl Maker {
 
     /// Stores words, in this order.
     fn store(&mut self, words: &[(u64, u64)]) {
-        words.iter().for_each(|(at, word)| drop(self.memory.insert(*at, *word)));
+        self.memory.extend(words.iter().copied());
         self.step(Step::Store(words.to_vec()));
     }
 }
