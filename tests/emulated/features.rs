@@ -62,7 +62,8 @@ impl Watch {
                 while self.tail != v && v < size {
                     let [lo, hi] = [0, 8].map(|half| word((self.queue & !0xfff) + self.tail + half));
                     self.descriptor(lo, hi);
-                    self.tail = (self.tail + 16) % size;
+                    // DW.
+                    self.tail = (self.tail + (16 << (self.queue >> 11 & 1))) % size;
                 }
                 self.tail = v;
             }
