@@ -54,6 +54,8 @@ impl Watch {
         let iotlb = p.iro() as u32 * 16 + 8;
         match at {
             0x18 if v >> 27 & 1 != 0 => self.note("write-buffer flush"),
+            0x20 if v >> 10 & 3 == 1 => self.note("scalable mode"),
+            0x20 if v >> 10 & 3 == 3 => self.note("abort-DMA mode"),
             0x28 if v >> 63 != 0 => self.note("invalidation by register"),
             at if at == iotlb && v >> 63 != 0 => self.note("invalidation by register"),
             0x64 => self.note("protected memory"),
