@@ -79,6 +79,16 @@ impl Commands {
             self.unseen = None;
         }
     }
+    /// The cache whose global invalidation is owed first, of those that translation or remapping use.
+    pub(crate) fn owed(&self, translation: bool, remapping: bool) -> Option<&'static str> {
+        let owed = [
+            (translation && self.contexts, "context cache"),
+            (translation && self.pasids, "PASID cache"),
+            (translation && self.iotlb, "IOTLB"),
+            (remapping && self.interrupts, "interrupt entry cache"),
+        ];
+        owed.into_iter().find(|(owed, _)| *owed).map(|(_, cache)| cache)
+    }
     /// An invalidation has taken effect.
     pub(crate) fn forgot(&mut self, what: &Invalidation, mode: Mode) {
         match what {
@@ -218,12 +228,7 @@ impl Unit {
             ],
             _ => [(false, ""); 4],
         };
-        let owed: &[(bool, &str)] = match (bit, set) {
-            (TE, true) => &[(c.contexts, "context cache"), (c.pasids, "PASID cache"), (c.iotlb, "IOTLB")],
-            (IRE, true) => &[(c.interrupts, "interrupt entry cache")],
-            _ => &[],
-        };
-        let owed = owed.iter().find(|(owed, _)| *owed).map(|(_, cache)| *cache);
+        let owed = c.owed((bit, set) == (TE, true), (bit, set) == (IRE, true));
         for (missed, what) in misses {
             if missed {
                 self.breach(Rule::CommandOrder, format_args!("{what}"));

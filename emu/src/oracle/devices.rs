@@ -43,13 +43,20 @@ fn covers(request: &DeviceInvalidation, pasid: Option<Pasid>, first: u64, last: 
     tags && request.address <= last && first <= request.last
 }
 
+/// The same, as devices take it: a full invalidation without PASID is all that changed context and PASID-directory entries ask
+/// for (Table 28), whatever PASIDs there are.
+fn empties(request: &DeviceInvalidation, pasid: Option<Pasid>, first: u64, last: u64) -> bool {
+    let full = request.pasid.is_none() && (request.address, request.last) == (0, u64::MAX);
+    full || covers(request, pasid, first, last)
+}
+
 impl Devices {
     fn holds(&self, source: SourceId) -> bool {
         self.given.get(&source).is_some_and(|given| !given.is_empty())
     }
     fn flushed(&mut self, request: &DeviceInvalidation) {
         if let Some(given) = self.given.get_mut(&request.source) {
-            given.retain(|(pasid, first), given| !covers(request, *pasid, *first, given.last));
+            given.retain(|(pasid, first), given| !empties(request, *pasid, *first, given.last));
             if given.is_empty() {
                 self.forget(request.source);
             }
@@ -126,7 +133,7 @@ impl Oracle {
     /// no invalidation ahead covers, the device may get again.
     fn queued_device(&mut self, sight: &mut Sight<'_>, request: &DeviceInvalidation) {
         self.devices.late.retain(|(source, pasid, first, last)| {
-            *source != request.source || !covers(request, *pasid, *first, *last)
+            *source != request.source || !empties(request, *pasid, *first, *last)
         });
         let ahead: Vec<Invalidation> = sight.unit.queue.invalidations().collect();
         let unit = sight.unit;

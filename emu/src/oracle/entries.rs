@@ -196,7 +196,12 @@ impl Oracle {
         {
             Some(alloc::format!("second-stage table at {:#x} for {:#x}", table.table, table.first))
         } else if let Some((_, _, table)) = caches.first_stages().find(|(did, pasid, table)| {
-            let mine = meaning.stage == Stage::Nested || through(meaning.first, &table.path);
+            let mine = match meaning.stage {
+                Stage::Nested => true,
+                // Guests above the same second stage may share its domain.
+                Stage::Second => meaning.pasid != Some(*pasid) && through(meaning.second, &table.path),
+                _ => through(meaning.first, &table.path),
+            };
             *did == domain && (meaning.second.is_some() || meaning.pasid == Some(*pasid)) && !mine
         }) {
             Some(alloc::format!("first-stage table at {:#x} for {:#x}", table.table, table.first))

@@ -4,7 +4,7 @@
 use super::map::Kind;
 use super::{Oracle, Rule, Sight};
 use crate::bus::Bus;
-use crate::caches::{Cached, Stage};
+use crate::caches::Cached;
 use crate::formats::{
     ContextEntry, PasidDirectoryEntry, PasidEntry, RootEntry, ScalableContextEntry, ScalableRootEntry,
 };
@@ -54,6 +54,14 @@ fn pasid_entry(sight: &mut Sight<'_>, source: SourceId, pasid: Pasid) -> Option<
 
 impl Oracle {
     fn at_rest(&mut self, sight: &mut Sight<'_>) {
+        // Whatever words belong together have been stored.
+        self.touched.clear();
+        if let Some(cache) = sight.unit.commands.owed(sight.unit.state.translation, sight.unit.state.remapping) {
+            sight.report(
+                Rule::GlobalInvalidation,
+                format_args!("at rest, the {cache} has not been invalidated globally"),
+            );
+        }
         self.check_absent(sight);
         self.check_dark(sight);
         if sight.unit.state.translation {
@@ -181,7 +189,7 @@ impl Oracle {
                         Mode::Legacy => context(sight, source).map(|words| ContextEntry([words[0], words[1]]).domain()),
                         _ => pasid_entry(sight, source, t.pasid).map(|words| words[1] as u16),
                     };
-                    if now != Some(t.domain) && t.stage != Stage::PassThrough {
+                    if now != Some(t.domain) {
                         let what =
                             format_args!("{first:#x} of {source:#x}: domain {:#x} is held, {now:x?} stands", t.domain);
                         sight.report(Rule::EntryNotInvalidated, what);

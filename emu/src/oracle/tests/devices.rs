@@ -186,3 +186,21 @@ fn a_context_entry_goes_and_its_device_is_invalidated_last() {
     software.entry(context(DEVICE), &ContextEntry::new(TABLES, 2, 1).0);
     software.clean();
 }
+
+/// Table 28 asks for no more than a full invalidation without PASID.
+#[test]
+fn dte_may_be_cleared_after_one_full_invalidation_whatever_pasids_there_are() {
+    let mut software = Software::scalable(profile());
+    software.first_stage(TABLES);
+    software.entry(pasid(PASID), &first_stage(TABLES, 1).0);
+    let ask = Request::new(DEVICE, Access::Read, IOVA).with_pasid(PASID).of(Kind::Translation { no_write: false });
+    assert!(matches!(software.request(ask), Answer::Translated(t) if t.read));
+    let entry = software.word(scalable_context(DEVICE));
+    software.queue(&[dev_tlb_page(DEVICE, IOVA)]);
+    software.store(scalable_context(DEVICE), entry & !4);
+    software.broke(&[Rule::DeviceBlocked]);
+    software.store(scalable_context(DEVICE), entry);
+    software.queue(&[dev_tlb(DEVICE)]);
+    software.store(scalable_context(DEVICE), entry & !4);
+    software.clean();
+}

@@ -446,3 +446,44 @@ fn a_domain_is_reused_while_its_walks_are_cached() {
     software.entry(pasid(6), &PasidEntry::second_stage(OTHERS, 2, 1).0);
     software.broke(&[Rule::TagReused]);
 }
+
+/// Second-stage tables that map the first 2 MiB to themselves, and first-stage tables of a guest within.
+fn guest() -> Software {
+    let mut software = Software::scalable(profile());
+    for n in 0..2 {
+        software.store(TABLES + n * 0x1000, SecondStageEntry::new(TABLES + (n + 1) * 0x1000).0[0]);
+    }
+    software.store(TABLES + 0x2000, SecondStageEntry::large(0).0[0]);
+    software.first_stage(OTHERS);
+    let nested = PasidEntry::nested(OTHERS, false, TABLES, 2, 1).with(PasidEntry::PWSNP, 1);
+    software.entry(pasid(PASID), &nested.0);
+    assert!(matches!(software.read_pasid(DEVICE, PASID), Answer::Passed(_)));
+    software
+}
+
+/// One domain for all that a second stage serves is what Intel recommends.
+#[test]
+fn a_second_stage_may_join_the_domain_of_a_guest_above_it() {
+    let mut software = guest();
+    software.entry(pasid(6), &PasidEntry::second_stage(TABLES, 2, 1).with(PasidEntry::PWSNP, 1).0);
+    software.clean();
+}
+
+#[test]
+fn a_second_stage_may_not_take_the_pasid_of_a_guest_whose_walks_are_cached() {
+    let mut software = guest();
+    software.store(pasid(PASID), 0);
+    let page = [0x36 | 1 << 16 | u64::from(PASID) << 32, IOVA | 1 << 6];
+    software.queue(&[pc_pasid(1, PASID), page]);
+    software.entry(pasid(PASID), &PasidEntry::second_stage(TABLES, 2, 1).with(PasidEntry::PWSNP, 1).0);
+    software.broke(&[Rule::TagReused]);
+}
+
+#[test]
+fn an_entry_that_was_made_present_whole_may_change_in_one_word_later() {
+    let mut software = Software::legacy(profile());
+    software.entry(context(0x18), &ContextEntry::new(TABLES, 2, 1).0);
+    software.at_rest();
+    software.store(context(0x18) + 8, 2 | 2 << 8);
+    software.clean();
+}

@@ -236,3 +236,53 @@ fn write_buffers_may_be_flushed_after_all_stores() {
     software.at_rest();
     software.clean();
 }
+
+#[test]
+fn a_device_that_leaves_pass_through_leaves_its_translations_too() {
+    for (told, rules) in [(false, [Rule::EntryNotInvalidated].as_slice()), (true, &[])] {
+        let mut software = Software::legacy(profile());
+        software.entry(context(0x18), &ContextEntry::pass_through(2, 3).0);
+        assert!(matches!(software.request(Request::new(0x18, Access::Read, IOVA)), Answer::Passed(_)));
+        software.store_pair(context(0x18), ContextEntry::new(TABLES, 2, 1).0);
+        software.queue(&[cc_device(3, 0x18)]);
+        if told {
+            software.queue(&[iotlb_domain(3)]);
+        }
+        software.at_rest();
+        software.broke(rules);
+    }
+}
+
+#[test]
+fn a_root_that_is_set_while_translation_is_on_is_followed_by_global_invalidations() {
+    let mut profile = profile();
+    profile.cap &= !(1 << 63);
+    for (told, rules) in [(false, [Rule::GlobalInvalidation].as_slice()), (true, &[])] {
+        let mut software = Software::legacy(profile.clone());
+        software.rig.command(SRTP, true);
+        if told {
+            software.queue(&[[0x11, 0], [0x12, 0]]);
+        }
+        software.at_rest();
+        software.broke(rules);
+    }
+}
+
+#[test]
+fn an_interrupt_table_that_is_set_while_remapping_is_on_is_followed_by_a_global_invalidation() {
+    let mut profile = profile();
+    profile.cap &= !(1 << 62);
+    for (told, rules) in [(false, [Rule::GlobalInvalidation].as_slice()), (true, &[])] {
+        let mut software = Software::legacy(profile.clone());
+        software.rig.w64(IRTA, INTERRUPTS | 7);
+        software.rig.command(SIRTP, true);
+        software.queue(&[[4, 0]]);
+        software.rig.command(IRE, true);
+        software.rig.command(SIRTP, true);
+        if told {
+            software.queue(&[[4, 0]]);
+        }
+        software.at_rest();
+        software.broke(rules);
+    }
+}
