@@ -15,7 +15,7 @@ use crate::host::platform::{Event, Platform};
 use crate::host::sync::{Lock, Once, Rank};
 use crate::hw::capabilities::Capabilities;
 use crate::hw::faults::FaultRecord;
-use crate::hw::registers::Gsts;
+use crate::hw::registers::{Gsts, TableMode};
 use crate::space::domain::{Domain, FlushMode, Strict};
 use crate::space::spec::DomainSpec;
 use crate::unit::bring_up::{Place, Skipped, TakeOver};
@@ -66,6 +66,8 @@ pub struct UnitReport {
     pub skipped: Option<Skipped>,
     /// What was found on and was turned off first (TES, QIES, IRES).
     pub found: Gsts,
+    /// The tables that it runs on (`Config::tables`); `None` where it was left alone.
+    pub tables: Option<TableMode>,
     /// Invalidation goes through the queue.
     pub queue: bool,
     /// Faults raise an interrupt; without it `service` finds them.
@@ -160,17 +162,19 @@ impl<P: Platform> Vtd<P> {
         *units = grow::with_capacity(core.topology.units().len())?;
         for u in core.topology.units() {
             let place = Place { id: u.id, segment: u.segment, base: u.base, window: u.window, node: u.node };
-            let skipped = match Unit::probe(core.host(), place, errata)? {
+            let (tables, skipped) = match Unit::probe(core.host(), place, errata)? {
                 Ok(unit) => {
+                    let mode = unit.mode;
                     grow::push(units, unit)?;
-                    None
+                    (Some(mode), None)
                 }
-                Err(why) => Some(why),
+                Err(why) => (None, Some(why)),
             };
             let line = UnitReport {
                 unit: u.id,
                 skipped,
                 found: Gsts::empty(),
+                tables,
                 queue: false,
                 fault_interrupt: false,
                 protected_memory: false,

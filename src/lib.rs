@@ -51,5 +51,5 @@ pub use space::paging::{Access, PageSizes};
 pub use space::spec::DomainSpec;
 pub use space::unmapped::{NotFlushed, Pending, Unmapped};
 pub use unit::bring_up::{Skipped, TakeOver};
-pub use unit::config::Config;
+pub use unit::config::{Config, Tables};
 pub use unit::errata::{Errata, Erratum};

@@ -5,7 +5,7 @@
 //! domain lets go. A batch that does not complete leaves the group blocked, and what hardware may still use owned.
 
 use super::common::Core;
-use super::entries;
+use super::entries::{self, Aim};
 use super::events::Events;
 use super::group::GroupId;
 use super::registry::{Attached, Member, Owner};
@@ -13,12 +13,10 @@ use crate::host::address::{DeviceId, INTERRUPT_RANGE, Range, SourceId};
 use crate::host::error::{Error, ErrorKind, Field, Need, State};
 use crate::host::mem::Shared;
 use crate::host::platform::Platform;
-use crate::hw::tables::ContextEntry;
 use crate::space::domain::{Deferred, Domain, Strict};
 use crate::space::spec::DomainSpec;
 use crate::unit::Unit;
-use crate::unit::ids::PASS_THROUGH;
-use crate::unit::invalidate::{Batch, Request};
+use crate::unit::invalidate::Batch;
 use alloc::sync::Arc;
 use core::fmt;
 
@@ -162,7 +160,7 @@ impl<P: Platform> Group<P> {
     pub fn best_spec(&self) -> DomainSpec {
         let units = self.core.units();
         let members = self.members().iter().filter_map(|m| units.get(m.unit?));
-        DomainSpec::best_of(members.map(|u| (&u.caps, u.errata))).unwrap_or_default()
+        DomainSpec::best_of(members).unwrap_or_default()
     }
 
     /// Every requester id of every member with the unit that serves it.
@@ -314,12 +312,10 @@ impl<P: Platform> Group<P> {
         let mut batch = Batch::new();
         let (mut written, mut outcome) = (false, Ok(()));
         for (_, _, source) in self.sources().filter(|(i, ..)| *i == index) {
-            let entry = self.entry(to, index, unit)?;
-            let due = entries::write(host, unit, source, entry).map_err(|e| e.on(unit.id))?;
+            let due = entries::write(host, unit, source, self.aim(to, index)?).map_err(|e| e.on(unit.id))?;
             *seamless &= due.seamless();
             if unproved && !written {
-                batch.push(Request::ContextGlobal);
-                batch.push(Request::IotlbGlobal);
+                unit.add_everything(&mut batch);
             }
             written = true;
             if !due.add_to(unit, &mut batch) {
@@ -338,17 +334,14 @@ impl<P: Platform> Group<P> {
         }
     }
 
-    fn entry(&self, to: &Attached<P>, index: usize, unit: &Unit<P>) -> Result<ContextEntry, Error> {
+    fn aim(&self, to: &Attached<P>, index: usize) -> Result<Aim, Error> {
         Ok(match to {
-            Attached::Blocked => ContextEntry::ABSENT,
-            Attached::Identity => {
-                let widest = unit.caps.cap.widest().ok_or(ErrorKind::Unsupported(Need::SecondStage).on(unit.id))?;
-                ContextEntry::pass_through(widest, PASS_THROUGH)
-            }
+            Attached::Blocked => Aim::Blocked,
+            Attached::Identity => Aim::PassThrough,
             Attached::Space(space) => {
                 let (root, width) = space.root();
                 let did = space.did(index).ok_or(Error::from(ErrorKind::Unknown))?;
-                ContextEntry::second_stage(root.get(), width, did)
+                Aim::SecondStage { root, width, did }
             }
         })
     }

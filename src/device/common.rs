@@ -70,7 +70,7 @@ impl<P: Platform> Core<P> {
         if let Some(d) = &*self.one_to_one.lock(self.platform()) {
             return Ok(d.space.clone());
         }
-        let spec = DomainSpec::best_of(self.units().iter().map(|u| (&u.caps, u.errata)));
+        let spec = DomainSpec::best_of(self.units().iter());
         let spec = spec.ok_or(Error::from(ErrorKind::Unsupported(Need::AnyUnit)))?;
         let d: Domain<P> = Domain::new(&self.machine, &spec, self.hpa_width())?;
         let width = spec.width.min(self.hpa_width());

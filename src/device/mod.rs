@@ -1,6 +1,6 @@
 //! Devices: what cannot be told apart by requester id or isolated from each other, and so is owned and attached together
 //! (`group`, from the PCI tree that `pci` reads), which unit serves it and who owns it (`scan`, `registry`), the one writer
-//! of context entries (`entries`), attaching (`attach`), what devices report (`events`), and what all
+//! of context and PASID entries (`entries`), attaching (`attach`), what devices report (`events`), and what all
 //! handles of the driver share (`common`).
 
 pub(crate) mod attach;

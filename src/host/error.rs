@@ -78,6 +78,8 @@ pub enum Need {
     FirstStage,
     /// Second-stage translation.
     SecondStage,
+    /// Scalable mode.
+    ScalableMode,
     /// Requests with PASID.
     Pasid,
     /// Page requests.
@@ -254,12 +256,13 @@ impl fmt::Display for Need {
             Need::Nesting => "nested translation (ECAP.NEST)",
             Need::FirstStage => "first-stage translation (ECAP.FSTS)",
             Need::SecondStage => "second-stage translation",
+            Need::ScalableMode => "scalable mode (ECAP.SMTS, ECAP.QI, ECAP.SSTS or ECAP.PT)",
             Need::Pasid => "requests with PASID (ECAP.PASID)",
             Need::PageRequests => "page requests (ECAP.PRS)",
             Need::InterruptRemapping => "interrupt remapping (ECAP.IR)",
             Need::Width => "an address width as large as the domain's (CAP.SAGAW, CAP.MGAW)",
             Need::PageSizes => "the page sizes that the domain uses (CAP.SSLPS)",
-            Need::Coherence => "snooped page-table walks (ECAP.C)",
+            Need::Coherence => "snooped page-table walks (ECAP.C, in scalable mode ECAP.SMPWCS)",
             Need::SnoopControl => "snoop control (ECAP.SC)",
             Need::DirtyTracking => "dirty bits in the second stage (ECAP.SSADS)",
             Need::Unit => "a working remapping unit that serves the device",

@@ -10,6 +10,7 @@ pub mod faults;
 mod field;
 pub mod invalidation;
 pub mod pages;
+pub mod pasid_tables;
 pub mod registers;
 pub mod tables;
 

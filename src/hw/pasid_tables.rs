@@ -377,7 +377,8 @@ mod tests {
         assert_eq!(entry.first(), Some(FirstStage::four_levels(0x3000)));
         assert_eq!((entry.translation(), entry.did()), (Some(PasidTranslation::FirstStage), 1));
         let table = 0xffff_8000_0000_5000;
-        let rest = FirstStage { table, five_levels: true, supervisor: true, write_protect: true, extended_accessed: true };
+        let rest =
+            FirstStage { table, five_levels: true, supervisor: true, write_protect: true, extended_accessed: true };
         let entry = PasidEntry::first_stage(rest, 1);
         assert_eq!(entry.0[2], 0xffff_8000_0000_5095);
         assert_eq!(entry.first(), Some(rest));

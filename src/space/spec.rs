@@ -2,7 +2,9 @@
 
 use super::paging::PageSizes;
 use crate::host::error::{ErrorKind, Field, Need};
-use crate::hw::capabilities::{AddressWidth, Capabilities};
+use crate::host::platform::Platform;
+use crate::hw::capabilities::AddressWidth;
+use crate::unit::Unit;
 use crate::unit::errata::Errata;
 
 /// The floor that every unit which may join must meet; a unit below it is refused by name at attach.
@@ -15,7 +17,7 @@ pub struct DomainSpec {
     pub width: u8,
     /// Page sizes that the tables may use beside 4 KiB.
     pub sizes: PageSizes,
-    /// Only units that snoop their table walks may join; saves flushing cache lines.
+    /// Only units that snoop their table walks may join (ECAP.C, in scalable mode ECAP.SMPWCS); saves flushing cache lines.
     pub coherent: bool,
     /// Every access of a device is snooped, whatever the device asks for.
     pub force_snoop: bool,
@@ -31,12 +33,12 @@ impl Default for DomainSpec {
 impl DomainSpec {
     /// The most that all of the units offer: tables of up to 48 bits where that can be, the page sizes that each has,
     /// coherent where each snoops. `None` without units.
-    pub(crate) fn best_of<'u>(units: impl Iterator<Item = (&'u Capabilities, Errata)> + Clone) -> Option<Self> {
-        let common = |l: &u8| units.clone().all(|(caps, _)| caps.cap.supports_levels(*l));
+    pub(crate) fn best_of<'u, P: Platform>(units: impl Iterator<Item = &'u Unit<P>> + Clone) -> Option<Self> {
+        let common = |l: &u8| units.clone().all(|u| u.caps.cap.supports_levels(*l));
         let levels = [4, 3, 5].into_iter().find(common).unwrap_or(4);
-        let one = |(caps, errata): (&Capabilities, _)| {
-            let width = caps.cap.mgaw().min(12 + 9 * levels);
-            DomainSpec { levels, width, sizes: sizes_of(caps, errata), coherent: caps.ecap.c(), force_snoop: false }
+        let one = |u: &Unit<P>| {
+            let width = u.caps.cap.mgaw().min(12 + 9 * levels);
+            DomainSpec { levels, width, sizes: sizes_of(u), coherent: u.snoops_walks(), force_snoop: false }
         };
         units.clone().map(one).reduce(|a, b| DomainSpec {
             width: a.width.min(b.width),
@@ -54,12 +56,15 @@ impl DomainSpec {
     }
 
     /// What a unit lacks of it.
-    pub(super) fn lacking(&self, caps: &Capabilities, errata: Errata) -> Option<Need> {
-        if !caps.cap.supports_levels(self.levels) || caps.cap.mgaw() < self.width {
+    pub(super) fn lacking<P: Platform>(&self, unit: &Unit<P>) -> Option<Need> {
+        let caps = &unit.caps;
+        if !unit.has_second_stage() {
+            Some(Need::SecondStage)
+        } else if !caps.cap.supports_levels(self.levels) || caps.cap.mgaw() < self.width {
             Some(Need::Width)
-        } else if !sizes_of(caps, errata).contains(self.sizes) {
+        } else if !sizes_of(unit).contains(self.sizes) {
             Some(Need::PageSizes)
-        } else if self.coherent && !caps.ecap.c() {
+        } else if self.coherent && !unit.snoops_walks() {
             Some(Need::Coherence)
         } else if self.force_snoop && !caps.ecap.sc() {
             Some(Need::SnoopControl)
@@ -69,11 +74,11 @@ impl DomainSpec {
     }
 }
 
-fn sizes_of(caps: &Capabilities, errata: Errata) -> PageSizes {
+fn sizes_of<P: Platform>(unit: &Unit<P>) -> PageSizes {
     let mut sizes = PageSizes::empty();
-    if !errata.contains(Errata::SMALL_PAGES) {
-        sizes.set(PageSizes::SIZE_2M, caps.cap.pages_2m());
-        sizes.set(PageSizes::SIZE_1G, caps.cap.pages_1g());
+    if !unit.errata.contains(Errata::SMALL_PAGES) {
+        sizes.set(PageSizes::SIZE_2M, unit.caps.cap.pages_2m());
+        sizes.set(PageSizes::SIZE_1G, unit.caps.cap.pages_1g());
     }
     sizes
 }

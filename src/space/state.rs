@@ -122,7 +122,7 @@ impl<P: Platform> Space<P> {
 
     /// Registers the use by one more requester id on a unit, before any entry names the domain there. The domain id.
     pub(crate) fn enter(&self, index: usize, unit: &Unit<P>) -> Result<u16, Error> {
-        if let Some(need) = self.spec.lacking(&unit.caps, unit.errata) {
+        if let Some(need) = self.spec.lacking(unit) {
             return Err(ErrorKind::Unsupported(need).on(unit.id));
         }
         let p = &self.machine.host.platform;

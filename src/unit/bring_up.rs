@@ -2,20 +2,22 @@
 //! the next on any, for some chipsets want the queue on everywhere before a root pointer is latched anywhere.
 
 use super::command::Command;
+use super::config::Tables;
 use super::errata::Errata;
 use super::fault_log::FaultLog;
 use super::ids::DomainIds;
-use super::invalidate::{Batch, Request};
+use super::invalidate::Batch;
 use super::queue::Queue;
 use super::root::RootTable;
 use super::{Host, Unit, phase};
 use crate::host::address::{Hpa, UnitId};
-use crate::host::error::{Error, ErrorKind, State, Step};
+use crate::host::error::{Error, ErrorKind, Need, State, Step};
 use crate::host::platform::{Event, Platform, Registers};
 use crate::host::sync::{AtomicU32, Lock, Ordering, Rank};
 use crate::host::wait::Turn;
 use crate::hw::capabilities::{Cap, Capabilities, Ecap, Version};
 use crate::hw::faults::FaultRecord;
+use crate::hw::invalidation::DescriptorWidth;
 use crate::hw::registers::{EventControl, EventMessage, Fsts, Gsts, RootPointer, TableMode, at};
 use core::fmt;
 
@@ -65,6 +67,17 @@ pub(crate) struct Place {
     pub(crate) node: Option<u32>,
 }
 
+/// The tables that a unit runs on.
+fn mode(wanted: Tables, ecap: Ecap) -> Result<TableMode, ErrorKind> {
+    let scalable = ecap.smts() && ecap.qi();
+    match wanted {
+        Tables::Scalable if scalable && (ecap.ssts() || ecap.pt()) => Ok(TableMode::Scalable),
+        Tables::Scalable => Err(ErrorKind::Unsupported(Need::ScalableMode)),
+        Tables::Best if scalable && ecap.ssts() => Ok(TableMode::Scalable),
+        Tables::Best | Tables::Legacy => Ok(TableMode::Legacy),
+    }
+}
+
 impl<P: Platform> Unit<P> {
     /// Finds the unit and reads what it can do; nothing is written to it.
     pub(crate) fn probe(h: &Host<P>, place: Place, errata: Errata) -> Result<Result<Self, Skipped>, Error> {
@@ -101,6 +114,7 @@ impl<P: Platform> Unit<P> {
         regs: P::Registers,
     ) -> Result<Self, ErrorKind> {
         let (p, node) = (&h.platform, place.node);
+        let mode = mode(h.config.tables, caps.ecap)?;
         let faults = FaultLog::new(p, node)?;
         let ids = match DomainIds::new(p, caps.cap.domain_ids(), node) {
             Ok(ids) => ids,
@@ -109,7 +123,7 @@ impl<P: Platform> Unit<P> {
                 return Err(e);
             }
         };
-        let root = match RootTable::new(p, caps.ecap.c(), node) {
+        let root = match RootTable::new(p, mode, caps.ecap.c(), node) {
             Ok(root) => root,
             Err(e) => {
                 faults.release(p);
@@ -117,8 +131,12 @@ impl<P: Platform> Unit<P> {
                 return Err(e);
             }
         };
-        let wanted = caps.ecap.qi() && (h.config.queue || caps.version.major() >= 6);
-        let queue = match wanted.then(|| Queue::new(p, h.config.queue_order, node)).transpose() {
+        let (demanded, width) = match mode {
+            TableMode::Scalable => (true, DescriptorWidth::Bits256),
+            _ => (caps.version.major() >= 6, DescriptorWidth::Bits128),
+        };
+        let wanted = caps.ecap.qi() && (h.config.queue || demanded);
+        let queue = match wanted.then(|| Queue::new(p, h.config.queue_order, width, node)).transpose() {
             Ok(queue) => queue,
             Err(e) => {
                 faults.release(p);
@@ -133,6 +151,7 @@ impl<P: Platform> Unit<P> {
             base,
             caps,
             errata,
+            mode,
             write_buffer: caps.cap.rwbf() || errata.contains(Errata::WRITE_BUFFER),
             regs,
             commands: Turn::new(),
@@ -196,13 +215,12 @@ impl<P: Platform> Unit<P> {
     /// Has the unit take its root table, all entries absent but those written before, and drop what it cached.
     pub(crate) fn start_root(&self, h: &Host<P>) -> Result<(), Error> {
         let table = self.root.lock(&h.platform).hpa(&h.platform);
-        self.regs.write64(at::RTADDR, RootPointer::new(table.get(), TableMode::Legacy).0);
+        self.regs.write64(at::RTADDR, RootPointer::new(table.get(), self.mode).0);
         self.command(h, Command::RootPointer)?;
         // Also where SRTP does it itself (CAP.ESRTPS): it shows that the queue works before anything depends on it, and a
         // queue that has completed no wait cannot be turned off (VT-d 6.5.2.1).
         let mut all = Batch::new();
-        all.push(Request::ContextGlobal);
-        all.push(Request::IotlbGlobal);
+        self.add_everything(&mut all);
         self.invalidate(h, &all)
     }
 

@@ -2,9 +2,27 @@
 
 use crate::host::address::{Hpa, Nanos};
 
+/// Which tables the units run on: one choice for all units, and what it comes to is decided for each.
+///
+/// Scalable mode wants queued invalidation: a unit that runs it uses the queue whatever [`Config::queue`] says.
+#[non_exhaustive]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Tables {
+    /// Legacy mode: context tables that name second-stage tables. Every unit has it.
+    Legacy,
+    /// Scalable mode: context tables that name PASID tables. A unit without it (ECAP.SMTS, ECAP.QI, and one of ECAP.SSTS
+    /// and ECAP.PT) is an error of `bring_up`, `Unsupported(ScalableMode)`, before anything is written to any unit. Without
+    /// ECAP.SSTS domains are refused at attach, `Unsupported(SecondStage)`: the driver has no first-stage tables yet.
+    Scalable,
+    /// Scalable mode on units that have it with second-stage tables (ECAP.SSTS), legacy mode on the others.
+    Best,
+}
+
 /// Settings of the driver. `Config::default()` is right for most hosts.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
+    /// Which tables the units run on. Default: `Tables::Legacy`.
+    pub tables: Tables,
     /// How long a unit may take to carry out a command (GCMD). Default: 1 s.
     pub command_deadline: Nanos,
     /// How long a unit may take to complete an invalidation that it does alone. Default: 1 s.
@@ -12,7 +30,7 @@ pub struct Config {
     /// Use queued invalidation where the unit has it (the default). `false` takes the register interface, for units
     /// whose queue is broken; units without that interface (version 6 and later) use the queue all the same.
     pub queue: bool,
-    /// The queue's size: `2^queue_order` pages of 256 descriptors, 0 to 7. Default: 0.
+    /// The queue's size: `2^queue_order` pages of 256 descriptors (128 in scalable mode), 0 to 7. Default: 0.
     pub queue_order: u8,
     /// Ask for an interrupt with every completion, for platforms whose `relax` sleeps. Default: off, waits poll.
     pub completion_interrupt: bool,
@@ -27,6 +45,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Config {
+            tables: Tables::Legacy,
             command_deadline: Nanos::millis(1000),
             invalidation_deadline: Nanos::millis(1000),
             queue: true,

@@ -9,34 +9,50 @@ use crate::host::sync::Ordering;
 use crate::host::wait::Wait;
 use crate::hw::descriptors::Descriptor;
 use crate::hw::invalidation::{Ccmd, Drain, FunctionMask, Iotlb, Iva};
-use crate::hw::registers::at;
+use crate::hw::registers::{TableMode, at};
 
 /// One invalidation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Request {
     /// All context entries.
     ContextGlobal,
-    /// The context entries of one requester id, tagged with a domain id.
+    /// The context entries of one requester id; in legacy mode, those tagged with a domain id.
     ContextDevice { did: u16, source: u16 },
+    /// All PASID entries. This and the others of PASIDs are for scalable mode alone.
+    PasidGlobal,
+    /// The PASID entries tagged with a domain id.
+    PasidDomain { did: u16 },
+    /// Those of one PASID.
+    Pasid { did: u16, pasid: u32 },
     /// All translations.
     IotlbGlobal,
     /// All translations of a domain id.
     IotlbDomain { did: u16 },
     /// `2^order` pages from `first` on, aligned to that; `leaf_only` where nothing but leaf entries changed.
     IotlbPages { did: u16, first: u64, order: u8, leaf_only: bool },
+    /// All translations of a PASID of a domain id, but for what was cached of second-stage tables on the way.
+    IotlbPasid { did: u16, pasid: u32 },
 }
 
-/// Requests that go in one submission. Context-cache requests come first, whenever they were added: the hardware carries out
-/// an IOTLB request after all of those queued before it (6.5.2.12), and through a context entry that is still cached a device
-/// fills the IOTLB again.
+impl Request {
+    /// Contexts before PASIDs before translations: the hardware carries out each kind after those queued before it that it
+    /// is made from (6.5.2.12), and what is still cached of one would fill the next again (6.2.2.1, 6.2.3.1).
+    fn rank(self) -> u8 {
+        match self {
+            Request::ContextGlobal | Request::ContextDevice { .. } => 0,
+            Request::PasidGlobal | Request::PasidDomain { .. } | Request::Pasid { .. } => 1,
+            _ => 2,
+        }
+    }
+}
+
+/// Requests that go in one submission, in the order of their rank.
 ///
 /// Nearly all batches are short: only longer ones pay for the room.
 pub(crate) struct Batch {
     few: [Request; Batch::FEW],
     more: Option<[Request; Batch::ROOM - Batch::FEW]>,
     len: usize,
-    /// How many of them, the first ones, are for the context cache.
-    contexts: usize,
 }
 
 impl Batch {
@@ -45,7 +61,7 @@ impl Batch {
     const FEW: usize = 4;
 
     pub(crate) const fn new() -> Self {
-        Batch { few: [Request::IotlbGlobal; Batch::FEW], more: None, len: 0, contexts: 0 }
+        Batch { few: [Request::IotlbGlobal; Batch::FEW], more: None, len: 0 }
     }
 
     /// Adds a request unless it is there already; `false` when the batch is full.
@@ -68,25 +84,24 @@ impl Batch {
     }
 
     fn put(&mut self, r: Request) {
-        let mut last = r;
-        if matches!(r, Request::ContextGlobal | Request::ContextDevice { .. }) {
-            if self.contexts < self.len
-                && let Some(first) = self.place(self.contexts)
-            {
-                last = core::mem::replace(first, r);
-            }
-            self.contexts += 1;
+        let mut at = self.len;
+        self.len += 1;
+        while let Some(before) = at.checked_sub(1).map(|i| (i, self.get(i)))
+            && before.1.rank() > r.rank()
+        {
+            self.set(at, before.1);
+            at = before.0;
         }
-        if let Some(place) = self.place(self.len) {
-            *place = last;
-            self.len += 1;
-        }
+        self.set(at, r);
     }
 
-    fn place(&mut self, i: usize) -> Option<&mut Request> {
-        match i.checked_sub(Batch::FEW) {
+    fn set(&mut self, i: usize, r: Request) {
+        let place = match i.checked_sub(Batch::FEW) {
             None => self.few.get_mut(i),
             Some(i) => self.more.get_or_insert([Request::IotlbGlobal; Batch::ROOM - Batch::FEW]).get_mut(i),
+        };
+        if let Some(place) = place {
+            *place = r;
         }
     }
 
@@ -146,12 +161,25 @@ impl<P: Platform> Unit<P> {
         match self.possible(r) {
             Request::ContextGlobal => Descriptor::cc_global(),
             Request::ContextDevice { did, source } => Descriptor::cc_device(did, source, FunctionMask::Exact),
+            Request::PasidGlobal => Descriptor::pc_global(),
+            Request::PasidDomain { did } => Descriptor::pc_domain(did),
+            Request::Pasid { did, pasid } => Descriptor::pc_pasid(did, pasid),
             Request::IotlbGlobal => Descriptor::iotlb_global(drain),
             Request::IotlbDomain { did } => Descriptor::iotlb_domain(did, drain),
             Request::IotlbPages { did, first, order, leaf_only } => {
                 Descriptor::iotlb_pages(did, drain, Iva::new(first, order, leaf_only))
             }
+            Request::IotlbPasid { did, pasid } => Descriptor::p_iotlb_pasid(did, pasid),
         }
+    }
+
+    /// Adds what drops everything that the unit may have cached of its tables.
+    pub(crate) fn add_everything(&self, batch: &mut Batch) {
+        batch.push(Request::ContextGlobal);
+        if self.mode == TableMode::Scalable {
+            batch.push(Request::PasidGlobal);
+        }
+        batch.push(Request::IotlbGlobal);
     }
 
     /// Hands a batch to the unit: one submission, one write of the tail. Waits for room in the queue, and for
@@ -243,6 +271,10 @@ impl<P: Platform> Unit<P> {
                 self.until(h, limit, timeout, |u| Ok(!Iotlb(there(u.regs.read64(place))?).busy()))?;
                 self.regs.write64(self.caps.iva(), Iva::new(first, order, leaf_only).0);
                 iotlb(Iotlb::page(did, self.drain()))
+            }
+            // Scalable mode knows no registers for this, and has its queue.
+            Request::PasidGlobal | Request::PasidDomain { .. } | Request::Pasid { .. } | Request::IotlbPasid { .. } => {
+                Err(refused)
             }
         }
     }

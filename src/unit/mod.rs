@@ -1,6 +1,6 @@
 //! One remapping unit: the one way to give it a command and await it (`command`), its invalidation queue (`queue`) and
 //! what may be asked of it (`invalidate`), its fault records (`fault_log`), its domain ids (`ids`), the memory of its
-//! root and context tables (`root`), bringing it up and shutting it down (`bring_up`), and quirks as data (`errata`).
+//! root and context tables (`root`) and of a requester's PASIDs (`pasid`), bringing it up and shutting it down (`bring_up`), and quirks as data (`errata`).
 
 pub mod bring_up;
 pub(crate) mod command;
@@ -9,6 +9,7 @@ pub mod errata;
 pub(crate) mod fault_log;
 pub(crate) mod ids;
 pub(crate) mod invalidate;
+pub(crate) mod pasid;
 pub(crate) mod queue;
 pub(crate) mod root;
 #[cfg(test)]
@@ -23,7 +24,7 @@ use crate::host::sync::{AtomicU32, Lock, Once, Ordering};
 use crate::host::wait::Turn;
 use crate::hw::capabilities::Capabilities;
 use crate::hw::invalidation::{Ics, Iqercd};
-use crate::hw::registers::at;
+use crate::hw::registers::{TableMode, at};
 use alloc::vec::Vec;
 use config::Config;
 use errata::Errata;
@@ -78,6 +79,8 @@ pub(crate) struct Unit<P: Platform> {
     pub(crate) base: Hpa,
     pub(crate) caps: Capabilities,
     pub(crate) errata: Errata,
+    /// The tables that it runs on.
+    pub(crate) mode: TableMode,
     /// Software must flush the write buffer: CAP.RWBF, or an erratum.
     write_buffer: bool,
     regs: P::Registers,
@@ -142,6 +145,19 @@ impl<P: Platform> Unit<P> {
     /// Whether absent-to-present changes need the write buffer flushed.
     pub(crate) fn needs_write_buffer_flush(&self) -> bool {
         self.write_buffer
+    }
+
+    /// Whether its walks of page tables snoop the CPU's caches.
+    pub(crate) fn snoops_walks(&self) -> bool {
+        match self.mode {
+            TableMode::Scalable => self.caps.ecap.smpwcs(),
+            _ => self.caps.ecap.c(),
+        }
+    }
+
+    /// Whether it has second-stage tables.
+    pub(crate) fn has_second_stage(&self) -> bool {
+        self.mode != TableMode::Scalable || self.caps.ecap.ssts()
     }
 
     /// Whether invalidation goes through the queue.

@@ -25,15 +25,13 @@ const VERDICT: usize = 2;
 /// One more word that nobody reads: what a neutralised descriptor writes to.
 const SCRATCH: usize = 3;
 
-/// Legacy mode knows no wider descriptors.
-const WIDTH: DescriptorWidth = DescriptorWidth::Bits128;
-
-/// One unit's queue, of 128-bit descriptors.
+/// One unit's queue.
 pub(crate) struct Queue {
     ring: Frames,
     words: Frames,
     slots: usize,
     order: u8,
+    width: DescriptorWidth,
     state: Lock<State>,
 }
 
@@ -57,10 +55,15 @@ pub(crate) struct Submission {
 }
 
 impl Queue {
-    pub(crate) fn new<P: Platform>(p: &P, order: u8, node: Option<u32>) -> Result<Self, ErrorKind> {
+    pub(crate) fn new<P: Platform>(
+        p: &P,
+        order: u8,
+        width: DescriptorWidth,
+        node: Option<u32>,
+    ) -> Result<Self, ErrorKind> {
         let order = order.min(7);
         let ring = Frames::alloc(p, order, node)?;
-        let slots = ring.len() / 2;
+        let slots = ring.len() * 8 / width.bytes() as usize;
         let spans = match grow::filled(slots, || (0, 0)) {
             Ok(s) => s,
             Err(e) => {
@@ -76,12 +79,12 @@ impl Queue {
             }
         };
         let state = State { tail: 0, oldest: 0, generation: 0, spans, passing: None };
-        Ok(Queue { ring, words, slots, order, state: Lock::new(Rank::Queue, state) })
+        Ok(Queue { ring, words, slots, order, width, state: Lock::new(Rank::Queue, state) })
     }
 
-    /// The value of IQA: 128-bit descriptors.
+    /// The value of IQA.
     pub(crate) fn address<P: Platform>(&self, p: &P) -> Iqa {
-        Iqa::new(self.ring.hpa(p).get(), WIDTH, self.order)
+        Iqa::new(self.ring.hpa(p).get(), self.width, self.order)
     }
 
     /// The most descriptors that one submission takes.
@@ -109,9 +112,10 @@ impl Queue {
     }
 
     fn put(&self, slot: usize, d: &Descriptor) {
-        let [lo, hi] = d.narrow();
-        self.ring.set(slot * 2, lo);
-        self.ring.set(slot * 2 + 1, hi);
+        let words = self.width.bytes() as usize / 8;
+        for (i, w) in d.0.iter().enumerate().take(words) {
+            self.ring.set(slot * words + i, *w);
+        }
     }
 
     /// Frees the slots of completed submissions, oldest first, and says how many slots are free.
@@ -183,7 +187,7 @@ impl Queue {
             *span = (count as u16 + 1, generation);
         }
         s.tail = (wait + 1) % self.slots;
-        unit.regs.write64(at::IQT, WIDTH.offset(s.tail as u32));
+        unit.regs.write64(at::IQT, self.width.offset(s.tail as u32));
         Submission { wait: wait as u16, generation }
     }
 
@@ -252,12 +256,12 @@ impl Queue {
             return Ok(());
         }
         let code = u32::from(unit.queue_error_code());
-        let head = WIDTH.index(unit.regs.read64(at::IQH)) as usize;
+        let head = self.width.index(unit.regs.read64(at::IQH)) as usize;
         self.passed(unit, &mut s);
         self.neutralise(h, &mut s, head, code);
         unit.regs.write32(at::FSTS, Fsts::IQE.bits());
         // What was published meanwhile the unit did not take: with IQE set it ignores the tail.
-        let tail = WIDTH.offset(s.tail as u32);
+        let tail = self.width.offset(s.tail as u32);
         if unit.errata.contains(Errata::REWRITE_TAIL) || unit.regs.read64(at::IQT) != tail {
             unit.regs.write64(at::IQT, tail);
         }
@@ -269,7 +273,7 @@ impl Queue {
     /// are free then.
     fn passed<P: Platform>(&self, unit: &Unit<P>, s: &mut State) {
         if let Some((wait, generation)) = s.passing
-            && WIDTH.index(unit.regs.read64(at::IQH)) as usize != wait
+            && self.width.index(unit.regs.read64(at::IQH)) as usize != wait
         {
             s.passing = None;
             self.write(0, wait, generation);

@@ -1,90 +1,207 @@
-//! The memory of a unit's root and context tables in legacy mode (VT-d 3.4.1 to 3.4.3, 9.1, 9.3). What goes into an
-//! entry, and what must be flushed after, is decided in `device::entries`, the one writer.
+//! The memory of a unit's root and context tables, and in scalable mode of its requesters' PASID tables (VT-d 3.4.1 to
+//! 3.4.3, 9.1 to 9.6). What goes into an entry, and what must be flushed after, is decided in `device::entries`, the one
+//! writer.
+//!
+//! Tables are made when first wanted and stay until the unit is off: an absent entry in one that is there costs fewer
+//! flushes than taking the table away, and the next owner finds it.
 
+use super::pasid::{PasidTables, RID_PASID};
 use crate::host::address::{Hpa, SourceId};
 use crate::host::error::ErrorKind;
+use crate::host::grow;
 use crate::host::mem::Frames;
 use crate::host::platform::Platform;
-use crate::hw::tables::{ContextEntry, RootEntry};
+use crate::hw::pasid_tables::{PasidEntry, ScalableContextEntry};
+use crate::hw::registers::TableMode;
+use crate::hw::tables::{ContextEntry, RootEntry, context_index, is_upper, root_index, scalable_context_index};
+use alloc::vec::Vec;
 
-/// A root table and the context tables that hang on it.
-pub(crate) struct RootTable {
-    root: Frames,
-    contexts: [Option<Frames>; 256],
+/// What says where the requests of one requester id go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Entry {
+    /// Legacy mode: its context entry.
+    Context(ContextEntry),
+    /// Scalable mode: the PASID table entry of requests without PASID.
+    Pasid(PasidEntry),
+}
+
+impl Entry {
+    pub(crate) fn present(self) -> bool {
+        match self {
+            Entry::Context(e) => e.present(),
+            Entry::Pasid(e) => e.present(),
+        }
+    }
+}
+
+/// How tables get their memory, and how what is stored in them reaches the unit.
+#[derive(Clone, Copy)]
+pub(crate) struct TableMemory {
+    /// The unit snoops these tables (ECAP.C).
     coherent: bool,
     node: Option<u32>,
 }
 
-impl RootTable {
-    pub(crate) fn new<P: Platform>(p: &P, coherent: bool, node: Option<u32>) -> Result<Self, ErrorKind> {
-        let root = Frames::alloc(p, 0, node)?;
-        let table = RootTable { root, contexts: [const { None }; 256], coherent, node };
-        table.visible(p, &table.root, 0, table.root.len());
-        Ok(table)
+impl TableMemory {
+    /// An empty table, a page, which may be linked.
+    pub(super) fn table<P: Platform>(self, p: &P) -> Result<Frames, ErrorKind> {
+        let fresh = Frames::alloc(p, 0, self.node)?;
+        self.visible(p, &fresh, 0, fresh.len());
+        Ok(fresh)
     }
 
-    pub(crate) fn hpa<P: Platform>(&self, p: &P) -> Hpa {
-        self.root.hpa(p)
+    /// The same, kept in place `place` of `list` under `key`. Its address.
+    pub(super) fn insert<P: Platform, K>(
+        self,
+        p: &P,
+        list: &mut Vec<(K, Frames)>,
+        place: usize,
+        key: K,
+    ) -> Result<Hpa, ErrorKind> {
+        list.try_reserve(1).map_err(|_| ErrorKind::OutOfMemory)?;
+        let fresh = self.table(p)?;
+        let at = fresh.hpa(p);
+        grow::insert(list, place, (key, fresh))?;
+        Ok(at)
     }
 
     /// Makes stores to `n` words visible to a unit that does not snoop.
-    fn visible<P: Platform>(&self, p: &P, frames: &Frames, i: usize, n: usize) {
+    fn visible<P: Platform>(self, p: &P, frames: &Frames, i: usize, n: usize) {
         if !self.coherent {
             frames.flush(p, i, n);
         }
         p.fence();
     }
 
-    pub(crate) fn get(&self, source: SourceId) -> ContextEntry {
-        let at = usize::from(source.devfn()) * 2;
-        match self.contexts.get(usize::from(source.bus())) {
-            Some(Some(t)) => ContextEntry { lo: t.get(at), hi: t.get(at + 1) },
-            _ => ContextEntry::ABSENT,
+    /// Writes an entry that is absent until its first word is there: that one last.
+    pub(super) fn store<P: Platform>(self, p: &P, frames: &Frames, at: usize, words: &[u64]) {
+        for (i, w) in words.iter().enumerate().rev() {
+            frames.set(at + i, *w);
+        }
+        self.visible(p, frames, at, words.len());
+    }
+
+    /// Replaces an entry: a `present` one, of which nothing beyond 128 bits changes, by one store; else presence last.
+    pub(super) fn replace<P: Platform>(self, p: &P, frames: &Frames, at: usize, present: bool, words: &[u64]) {
+        match words {
+            [lo, hi, ..] if present => {
+                frames.set_pair(at, *lo, *hi);
+                self.visible(p, frames, at, words.len());
+            }
+            _ => self.store(p, frames, at, words),
+        }
+    }
+}
+
+/// A root table and what hangs on it.
+pub(crate) struct RootTable {
+    root: Frames,
+    mode: TableMode,
+    /// By the word of the root table that names them, in order.
+    contexts: Vec<(usize, Frames)>,
+    /// By requester id, in order. Scalable mode only.
+    pasids: Vec<(SourceId, PasidTables)>,
+    memory: TableMemory,
+}
+
+impl RootTable {
+    pub(crate) fn new<P: Platform>(
+        p: &P,
+        mode: TableMode,
+        coherent: bool,
+        node: Option<u32>,
+    ) -> Result<Self, ErrorKind> {
+        let memory = TableMemory { coherent, node };
+        Ok(RootTable { root: memory.table(p)?, mode, contexts: Vec::new(), pasids: Vec::new(), memory })
+    }
+
+    pub(crate) fn hpa<P: Platform>(&self, p: &P) -> Hpa {
+        self.root.hpa(p)
+    }
+
+    /// The word of the root table that names the context table of a requester id, and the word of that where its entry is.
+    fn place(&self, source: SourceId) -> (usize, usize) {
+        let SourceId(id) = source;
+        match self.mode {
+            TableMode::Scalable => (root_index(id) * 2 + usize::from(is_upper(id)), scalable_context_index(id) * 4),
+            _ => (root_index(id) * 2, context_index(id) * 2),
         }
     }
 
-    /// Replaces an entry. Where its bus has no context table yet, an absent one says nothing new, and a present one wants
-    /// the table made first.
-    ///
-    /// A present entry is replaced by one 128-bit store; else presence is stored last.
-    pub(crate) fn set<P: Platform>(&mut self, p: &P, source: SourceId, e: ContextEntry) -> Result<(), ErrorKind> {
+    /// The context table of a requester id, and the word of it where its entry is.
+    fn context(&self, source: SourceId) -> Option<(&Frames, usize)> {
+        let (key, at) = self.place(source);
+        let i = self.contexts.binary_search_by_key(&key, |(k, _)| *k).ok()?;
+        self.contexts.get(i).map(|(_, t)| (t, at))
+    }
+
+    fn pasids(&self, source: SourceId) -> Option<&PasidTables> {
+        let i = self.pasids.binary_search_by_key(&source, |(s, _)| *s).ok()?;
+        self.pasids.get(i).map(|(_, t)| t)
+    }
+
+    pub(crate) fn get(&self, source: SourceId) -> Entry {
+        match self.mode {
+            TableMode::Scalable => Entry::Pasid(self.pasids(source).map_or(PasidEntry::ABSENT, |t| t.get(RID_PASID))),
+            _ => Entry::Context(match self.context(source) {
+                Some((t, at)) => ContextEntry { lo: t.get(at), hi: t.get(at + 1) },
+                None => ContextEntry::ABSENT,
+            }),
+        }
+    }
+
+    /// Replaces an entry of the unit's mode. Where there is no table for it yet, an absent one says nothing new, and a
+    /// present one wants the tables made first.
+    pub(crate) fn set<P: Platform>(&mut self, p: &P, source: SourceId, e: Entry) -> Result<(), ErrorKind> {
         if e.present() {
             self.prepare(p, source)?;
         }
-        let at = usize::from(source.devfn()) * 2;
-        if let Some(Some(t)) = self.contexts.get(usize::from(source.bus())) {
-            let now = ContextEntry { lo: t.get(at), hi: t.get(at + 1) };
-            if now.present() {
-                t.set_pair(at, e.lo, e.hi);
-            } else {
-                t.set(at + 1, e.hi);
-                t.set(at, e.lo);
+        let Some((table, at)) = self.context(source) else { return Ok(()) };
+        match e {
+            Entry::Context(e) => {
+                self.memory.replace(p, table, at, self.get(source).present(), &[e.lo, e.hi]);
             }
-            self.visible(p, t, at, 2);
+            Entry::Pasid(e) => {
+                let Some(pasids) = self.pasids(source) else { return Ok(()) };
+                pasids.set(p, self.memory, RID_PASID, e);
+                // Once there it stays; the entry that it leads to is the one that changes.
+                let there = ScalableContextEntry(core::array::from_fn(|i| table.get(at + i))).present();
+                if e.present() && !there {
+                    self.memory.store(p, table, at, &pasids.context(p).0);
+                }
+            }
         }
         Ok(())
     }
 
-    /// Makes the context table for the entry of `source`, where its bus has none.
+    /// Makes the tables for the entry of `source`, where they are missing.
     pub(crate) fn prepare<P: Platform>(&mut self, p: &P, source: SourceId) -> Result<(), ErrorKind> {
-        let bus = usize::from(source.bus());
-        let Some(place) = self.contexts.get_mut(bus) else { return Ok(()) };
-        if place.is_none() {
-            let fresh = Frames::alloc(p, 0, self.node)?;
-            if !self.coherent {
-                fresh.flush(p, 0, fresh.len());
-            }
-            p.fence();
-            self.root.set(bus * 2, RootEntry::legacy(fresh.hpa(p).get()).lo);
-            *place = Some(fresh);
-            self.visible(p, &self.root, bus * 2, 2);
+        let (key, _) = self.place(source);
+        if let Err(place) = self.contexts.binary_search_by_key(&key, |(k, _)| *k) {
+            let table = self.memory.insert(p, &mut self.contexts, place, key)?;
+            // A half of a scalable entry is a word like the first of a legacy one.
+            self.memory.store(p, &self.root, key, &[RootEntry::legacy(table.get()).lo]);
         }
-        Ok(())
+        if self.mode != TableMode::Scalable {
+            return Ok(());
+        }
+        if let Err(place) = self.pasids.binary_search_by_key(&source, |(s, _)| *s) {
+            self.pasids.try_reserve(1).map_err(|_| ErrorKind::OutOfMemory)?;
+            let tables = PasidTables::new(p, self.memory)?;
+            grow::insert(&mut self.pasids, place, (source, tables))?;
+        }
+        match self.pasids.binary_search_by_key(&source, |(s, _)| *s).ok().and_then(|i| self.pasids.get_mut(i)) {
+            Some((_, tables)) => tables.prepare(p, self.memory, RID_PASID),
+            None => Ok(()),
+        }
     }
 
     /// Gives all tables back. Only for a unit whose translation is off.
     pub(crate) fn release<P: Platform>(self, p: &P) {
-        for t in self.contexts.into_iter().flatten() {
+        for (_, t) in self.pasids {
+            t.release(p);
+        }
+        for (_, t) in self.contexts {
             t.free(p);
         }
         self.root.free(p);

@@ -1,6 +1,6 @@
 //! A stand-in for a unit, for host tests of the driver: registers that answer (VT-d 11.4), a queue that runs (6.5.2), and
-//! caches for context entries and translations that keep everything until told otherwise (6.2). The formats are stated
-//! here a second time, in plain numbers. Faults are injected, not found.
+//! caches for context entries, PASID entries and translations that keep everything until told otherwise (6.2), in legacy
+//! and in scalable mode. The formats are stated here a second time, in plain numbers. Faults are injected, not found.
 
 use crate::host::testing::{Host, Regs};
 use crate::hw::registers::at;
@@ -26,8 +26,34 @@ pub(crate) const ECAP: u64 = 1 | 1 << 1 | 1 << 6 | 1 << 7 | 0x20 << 8;
 pub(crate) const ECAP_C: u64 = 1;
 pub(crate) const ECAP_QI: u64 = 1 << 1;
 pub(crate) const ECAP_PT: u64 = 1 << 6;
+/// The same with scalable mode, second-stage tables in it, and snooped walks of these.
+pub(crate) const ECAP_SM: u64 = ECAP | ECAP_SMTS | ECAP_SSTS | ECAP_SMPWCS;
+pub(crate) const ECAP_SMTS: u64 = 1 << 43;
+pub(crate) const ECAP_SSTS: u64 = 1 << 46;
+pub(crate) const ECAP_SMPWCS: u64 = 1 << 48;
+/// Both kinds of snooping.
+pub(crate) const ECAP_SNOOP: u64 = ECAP_C | ECAP_SMPWCS;
 const IOTLB: u32 = 0x208;
 const FRCD: u32 = 0x220;
+
+/// Makes of each story a test on a unit in legacy mode and one on a unit in scalable mode: it is told the unit's ECAP.
+macro_rules! in_both_modes {
+    ($($story:ident)*) => {
+        mod legacy {
+            $(#[test]
+            fn $story() {
+                super::$story(crate::unit::standin::ECAP);
+            })*
+        }
+        mod scalable {
+            $(#[test]
+            fn $story() {
+                super::$story(crate::unit::standin::ECAP_SM);
+            })*
+        }
+    };
+}
+pub(crate) use in_both_modes;
 
 /// What a translation leads to: an address, or nothing.
 type Reached = Option<u64>;
@@ -57,10 +83,14 @@ pub(crate) struct State {
     /// The word that the queue stopped at; it must not be there any more when it goes on.
     offending: Option<[u64; 2]>,
     fsts: u32,
-    contexts: HashMap<u16, [u64; 2]>,
-    tlb: HashMap<(u16, u64), Reached>,
+    contexts: HashMap<u16, [u64; 4]>,
+    /// Of PASID 0, by source.
+    pasids: HashMap<u16, [u64; 8]>,
+    /// By source and page, with the domain id.
+    tlb: HashMap<(u16, u64), (u16, Reached)>,
     cap: u64,
-    coherent: bool,
+    ecap: u64,
+    scalable: bool,
     root: u64,
     iva: u64,
 }
@@ -91,7 +121,7 @@ impl Standin {
         for control in [at::FECTL, at::IECTL] {
             regs.set32(control, 1 << 31);
         }
-        let state = State { cap, coherent: ecap & ECAP_C != 0, ..State::default() };
+        let state = State { cap, ecap, ..State::default() };
         let unit = Standin { regs, host: host.clone(), state: Arc::new(Mutex::new(state)) };
         let this = unit.clone();
         unit.regs.on_write(move |_, at, v| this.write(at, v));
@@ -165,7 +195,11 @@ impl Standin {
             return self.regs.set32(at::GSTS, status | changed & WBF);
         }
         match changed {
-            SRTP => s.root = u64::from(self.regs.get32(at::RTADDR)) | u64::from(self.regs.get32(at::RTADDR + 4)) << 32,
+            SRTP => {
+                s.root = u64::from(self.regs.get32(at::RTADDR)) | u64::from(self.regs.get32(at::RTADDR + 4)) << 32;
+                s.scalable = s.root >> 10 & 3 == 1;
+                assert!(s.scalable && s.ecap & ECAP_SMTS != 0 || s.root & 0xfff == 0, "RTADDR {:#x}", s.root);
+            }
             TE => assert!(status & SRTP != 0 && (v & TE != 0 || status & TE != 0), "no root pointer yet"),
             QIE => {
                 let drained = self.regs.get32(at::IQH) == self.regs.get32(at::IQT);
@@ -181,6 +215,7 @@ impl Standin {
 
     fn by_register(&self, s: &mut State, place: u32, v: u64, request: [u64; 2], scope: u64, answer: u32) {
         assert!(v >> 63 == 1 && self.regs.get32(at::GSTS) & QIE == 0, "not while the queue is on");
+        assert!(!s.scalable, "not in scalable mode");
         assert!(self.regs.get32(place + 4) >> 31 == 0, "one request at a time");
         match s.register_path {
             Answer::Never => return self.regs.set64(place, v),
@@ -197,14 +232,17 @@ impl Standin {
             return;
         }
         let iqa = u64::from(self.regs.get32(at::IQA)) | u64::from(self.regs.get32(at::IQA + 4)) << 32;
-        let size = 4096u32 << (iqa & 7);
+        let (size, slot) = (4096u32 << (iqa & 7), 16u32 << (iqa >> 11 & 1));
         loop {
             let head = self.regs.get32(at::IQH);
             if head == self.regs.get32(at::IQT) {
                 return;
             }
+            assert!(slot == 16 && !s.scalable || slot == 32 && s.ecap & ECAP_SMTS != 0, "slots of {slot} bytes");
             let place = (iqa & !0xfff) + u64::from(head);
-            let d = [place, place + 8].map(|at| self.host.read(at).expect("a queue in memory"));
+            let word = |i: u64| self.host.read(place + i * 8).expect("a queue in memory");
+            let d = [word(0), word(1)];
+            assert!(slot == 16 || word(2) | word(3) == 0, "the upper half of a descriptor");
             if s.offending.is_some_and(|o| o == d) || s.bad.is_some_and(|(n, _)| n == 0) {
                 let code = s.bad.take().map_or(3, |(_, code)| code);
                 (s.offending, s.fsts) = (Some(d), s.fsts | 1 << 4);
@@ -223,7 +261,7 @@ impl Standin {
                 5 => {}
                 _ => self.invalidate(s, d),
             }
-            self.regs.set64(at::IQH, u64::from((head + 16) % size));
+            self.regs.set64(at::IQH, u64::from((head + slot) % size));
         }
     }
 
@@ -254,19 +292,26 @@ impl Standin {
     fn invalidate(&self, s: &mut State, d: [u64; 2]) {
         s.done.push(d);
         let (scope, did, source) = (d[0] >> 4 & 3, (d[0] >> 16) as u16, (d[0] >> 32) as u16);
-        let cached = |e: &[u64; 2]| if e[0] & 1 == 0 { 0 } else { (e[1] >> 8) as u16 };
+        let scalable = s.scalable;
+        // Absent entries are cached under id 0; context entries of scalable mode under none.
+        let tagged = |e: &[u64; 4]| scalable || did == if e[0] & 1 == 0 { 0 } else { (e[1] >> 8) as u16 };
+        let names = |e: &[u64; 8]| did == if e[0] & 1 == 0 { 0 } else { e[1] as u16 };
         match (d[0] & 15, scope) {
             (1, 1) => s.contexts.clear(),
-            (1, 2) => s.contexts.retain(|_, e| cached(e) != did),
-            (1, 3) => s.contexts.retain(|k, e| *k != source || cached(e) != did),
+            (1, 2) => s.contexts.retain(|_, e| !tagged(e)),
+            (1, 3) => s.contexts.retain(|k, e| *k != source || !tagged(e)),
+            (7, 3) if scalable => s.pasids.clear(),
+            (7, 0) if scalable => s.pasids.retain(|_, e| !names(e)),
+            (7, 1) if scalable && d[0] >> 32 == 0 => s.pasids.retain(|_, e| !names(e)),
+            (6, 2) if scalable && d[0] >> 32 == 0 => s.tlb.retain(|_, (k, _)| *k != did),
             (2, 1) => s.tlb.clear(),
-            (2, 2) => s.tlb.retain(|(k, _), _| *k != did),
+            (2, 2) => s.tlb.retain(|_, (k, _)| *k != did),
             (2, 3) => {
                 let order = d[1] & 63;
                 assert!(s.cap & CAP_PSI != 0 && order <= s.cap >> 48 & 63, "page-selective, 2^{order} pages");
                 let first = d[1] >> 12;
                 assert!(first.is_multiple_of(1 << order), "aligned to its size");
-                s.tlb.retain(|(k, page), _| *k != did || page >> order != first >> order);
+                s.tlb.retain(|(_, page), (k, _)| *k != did || page >> order != first >> order);
             }
             other => panic!("descriptor {d:x?} of type and scope {other:?}"),
         }
@@ -298,25 +343,62 @@ impl Standin {
         if self.regs.get32(at::GSTS) & TE == 0 {
             return Some(address);
         }
-        let caching = s.cap & CAP_CM != 0;
-        let read = |at: u64| {
-            let word = if s.coherent { self.host.read(at) } else { self.host.read_memory(at) };
+        let (page, caching) = (address >> 12, s.cap & CAP_CM != 0);
+        if let Some((_, to)) = s.tlb.get(&(source, page)) {
+            return to.map(|to| to | address & 0xfff);
+        }
+        let read = |snoop: bool, at: u64| {
+            let word = if snoop { self.host.read(at) } else { self.host.read_memory(at) };
             word.expect("a table in memory")
         };
-        let entry = s.contexts.get(&source).copied().unwrap_or_else(|| {
-            let root = read((s.root & !0xfff) + u64::from(source >> 8) * 16);
-            let context = (root & !0xfff) + u64::from(source & 0xff) * 16;
-            if root & 1 == 0 { [0, 0] } else { [read(context), read(context + 8)] }
+        let table = |at| read(s.ecap & ECAP_C != 0, at);
+        let devfn = u64::from(source & 0xff);
+        let context = s.contexts.get(&source).copied().unwrap_or_else(|| {
+            let half = if s.scalable { devfn >> 7 } else { 0 };
+            let root = table((s.root & !0xfff) + u64::from(source >> 8) * 16 + half * 8);
+            match (root & 1, s.scalable) {
+                (0, _) => [0; 4],
+                (_, false) => [0, 1, 2, 3].map(|i| if i < 2 { table((root & !0xfff) + devfn * 16 + i * 8) } else { 0 }),
+                (_, true) => [0, 1, 2, 3].map(|i| table((root & !0xfff) + (devfn & 0x7f) * 32 + i * 8)),
+            }
         });
-        let (did, page) = ((entry[1] >> 8) as u16, address >> 12);
+        if context[0] & 1 != 0 || caching {
+            s.contexts.insert(source, context);
+        }
+        if context[0] & 1 == 0 {
+            return None;
+        }
+        let (did, pass, top, levels, snoop) = if s.scalable {
+            let table = |at| read(s.ecap & ECAP_C != 0, at);
+            assert_eq!(context[0] & 0x1fe | context[1] | context[2] | context[3], 0, "no flags, PASID 0");
+            let entry = s.pasids.get(&source).copied().unwrap_or_else(|| {
+                let directory = table(context[0] & !0xfff);
+                let at = directory & !0xfff;
+                if directory & 1 == 0 { [0; 8] } else { [0, 8, 16, 24, 32, 40, 48, 56].map(|i| table(at + i)) }
+            });
+            if entry[0] & 1 != 0 || caching {
+                s.pasids.insert(source, entry);
+            }
+            if entry[0] & 1 == 0 {
+                return None;
+            }
+            let (kind, snoop) = (entry[0] >> 6 & 7, entry[1] & 1 << 23 != 0);
+            assert!(kind == 4 || kind == 2 && s.ecap & ECAP_SSTS != 0, "PGTT {kind}");
+            assert_eq!(snoop, s.ecap & ECAP_SMPWCS != 0);
+            assert_eq!(entry[2..], [0; 6]);
+            (entry[1] as u16, kind == 4, entry[0] & !0xfff, (entry[0] >> 2 & 7) + 2, snoop)
+        } else {
+            let snoop = s.ecap & ECAP_C != 0;
+            ((context[1] >> 8) as u16, context[0] >> 2 & 3 == 2, context[0] & !0xfff, (context[1] & 7) + 2, snoop)
+        };
         let walk = || {
-            if entry[0] >> 2 & 3 == 2 {
+            if pass {
                 return Some(page << 12);
             }
-            let mut table = entry[0] & !0xfff;
-            for level in (1..=entry[1] & 7).map(|n| n + 2).max().into_iter().flat_map(|top| (1..=top).rev()) {
+            let mut table = top;
+            for level in (1..=levels).rev() {
                 let shift = 3 + 9 * level;
-                let e = read(table + (address >> shift & 511) * 8);
+                let e = read(snoop, table + (address >> shift & 511) * 8);
                 if e & 3 == 0 {
                     return None;
                 }
@@ -327,13 +409,9 @@ impl Standin {
             }
             None
         };
-        let present = entry[0] & 1 != 0;
-        let to = if present { s.tlb.get(&(did, page)).copied().unwrap_or_else(walk) } else { None };
-        if present || caching {
-            s.contexts.insert(source, entry);
-        }
-        if present && (to.is_some() || caching) {
-            s.tlb.insert((did, page), to);
+        let to = walk();
+        if to.is_some() || caching {
+            s.tlb.insert((source, page), (did, to));
         }
         to.map(|to| to | address & 0xfff)
     }

@@ -2,12 +2,12 @@
 
 use super::bring_up::{Place, Skipped, TakeOver};
 use super::command::Command;
-use super::config::Config;
+use super::config::{Config, Tables};
 use super::errata::Errata;
 use super::ids::DomainIds;
 use super::invalidate::{Batch, Request};
 use super::standin::{
-    Answer, CAP, CAP_PLMR, CAP_PSI, CAP_RWBF, ECAP, ECAP_C, ECAP_QI, IRE, QIE, SRTP, Standin, TE, WBF,
+    Answer, CAP, CAP_PLMR, CAP_PSI, CAP_RWBF, ECAP, ECAP_C, ECAP_QI, ECAP_SM, IRE, QIE, SRTP, Standin, TE, WBF,
 };
 use super::{Host, Unit};
 use crate::host::address::{Hpa, UnitId};
@@ -28,6 +28,16 @@ const BASE: u64 = 0xfed9_0000;
 fn scaled(n: usize) -> usize {
     let percent = std::env::var("VTD_SCALE").ok().and_then(|v| v.parse().ok()).unwrap_or(100);
     (n * percent / 100).max(1)
+}
+
+/// Scalable mode where the unit has it.
+fn config() -> Config {
+    Config { tables: Tables::Best, ..Config::default() }
+}
+
+/// Descriptors in a queue of a page.
+fn slots(ecap: u64) -> usize {
+    if ecap == ECAP_SM { 128 } else { 256 }
 }
 
 struct Bench {
@@ -59,7 +69,7 @@ impl Bench {
     }
 
     fn on(cap: u64, ecap: u64) -> Self {
-        let b = Self::off(cap, ecap, Config::default());
+        let b = Self::off(cap, ecap, config());
         b.start().unwrap();
         b.standin.take();
         b
@@ -96,9 +106,8 @@ fn places(writes: &[(u32, u64)]) -> Vec<u32> {
 
 const PAGE_2: Request = Request::IotlbPages { did: 2, first: 0x5000, order: 0, leaf_only: true };
 
-#[test]
-fn the_queue_comes_before_the_root_pointer_and_protected_memory_goes_after_translation() {
-    let b = Bench::off(CAP | CAP_PLMR, ECAP, Config::default());
+fn the_queue_comes_before_the_root_pointer_and_protected_memory_goes_after_translation(ecap: u64) {
+    let b = Bench::off(CAP | CAP_PLMR, ecap, config());
     b.standin.regs.set32(at::PMEN, 1 << 31 | 1);
     b.start().unwrap();
     let (writes, done) = b.standin.take();
@@ -106,8 +115,11 @@ fn the_queue_comes_before_the_root_pointer_and_protected_memory_goes_after_trans
     assert_eq!(places(&writes), order);
     let commands: Vec<u64> = writes.iter().filter(|(at, _)| *at == at::GCMD).map(|(_, v)| *v).collect();
     assert_eq!(commands, [QIE, QIE | SRTP, QIE | TE].map(u64::from));
-    let global = [Descriptor::cc_global(), Descriptor::iotlb_global(Drain::BOTH)];
-    assert_eq!(done, global.map(Descriptor::narrow));
+    let mut global = vec![Descriptor::cc_global(), Descriptor::pc_global(), Descriptor::iotlb_global(Drain::BOTH)];
+    global.retain(|d| ecap == ECAP_SM || *d != Descriptor::pc_global());
+    assert_eq!(done, global.into_iter().map(Descriptor::narrow).collect::<Vec<_>>());
+    let modes = [b.standin.regs.get32(at::RTADDR) >> 10 & 3, b.standin.regs.get32(at::IQA) >> 11 & 1];
+    assert_eq!(modes, [u32::from(ecap == ECAP_SM); 2], "TTM and DW");
     b.standin.take();
     b.unit.stop(&b.h).unwrap();
     let commands: Vec<u64> = b.standin.take().0.iter().filter(|(at, _)| *at == at::GCMD).map(|(_, v)| *v).collect();
@@ -144,9 +156,8 @@ fn registers_beyond_the_first_page_are_mapped_before_they_are_used() {
     b.end();
 }
 
-#[test]
-fn a_unit_found_on_is_refused_untouched_or_turned_off_in_order() {
-    let b = Bench::off(CAP, ECAP, Config::default());
+fn a_unit_found_on_is_refused_untouched_or_turned_off_in_order(ecap: u64) {
+    let b = Bench::off(CAP, ecap, config());
     b.standin.regs.set32(at::GSTS, TE | SRTP | QIE | IRE);
     let refused = b.unit.quiet(&b.h, TakeOver::Refuse).unwrap_err();
     assert_eq!(refused.kind, ErrorKind::State(State::FoundOn));
@@ -190,11 +201,10 @@ fn status_bits_that_a_unit_lacks_are_written_as_zero() {
     }
 }
 
-#[test]
-fn a_command_that_never_completes_ends_at_the_deadline() {
+fn a_command_that_never_completes_ends_at_the_deadline(ecap: u64) {
     let steps = [(QIE, Step::Queue), (SRTP, Step::RootPointer), (TE, Step::Translation), (WBF, Step::WriteBuffer)];
     for (bit, step) in steps {
-        let b = Bench::off(CAP | CAP_RWBF, ECAP, Config::default());
+        let b = Bench::off(CAP | CAP_RWBF, ecap, config());
         b.standin.state().stuck = bit;
         let before = b.h.platform.time();
         assert_eq!(b.start().unwrap_err().kind, ErrorKind::Timeout(step));
@@ -205,11 +215,10 @@ fn a_command_that_never_completes_ends_at_the_deadline() {
     }
 }
 
-#[test]
-fn a_unit_that_goes_away_at_any_step_is_an_error_and_no_endless_wait() {
-    for ecap in [ECAP, ECAP & !ECAP_QI] {
+fn a_unit_that_goes_away_at_any_step_is_an_error_and_no_endless_wait(ecap: u64) {
+    for ecap in [ecap, ecap & !ECAP_QI] {
         for n in 0.. {
-            let b = Bench::off(CAP | CAP_PLMR | CAP_RWBF, ecap, Config::default());
+            let b = Bench::off(CAP | CAP_PLMR | CAP_RWBF, ecap, config());
             b.standin.regs.set32(at::PMEN, 1 << 31 | 1);
             b.standin.state().gone_after = Some(n);
             let outcome = b.start().and_then(|()| b.invalidate(&[PAGE_2]));
@@ -236,9 +245,8 @@ fn a_unit_that_goes_away_at_any_step_is_an_error_and_no_endless_wait() {
     }
 }
 
-#[test]
-fn the_queue_wraps_thousands_of_times_with_one_tail_write_and_no_register_read_each() {
-    let b = Bench::on(CAP, ECAP);
+fn the_queue_wraps_thousands_of_times_with_one_tail_write_and_no_register_read_each(ecap: u64) {
+    let b = Bench::on(CAP, ecap);
     let reads = b.standin.regs.reads();
     let turns = scaled(200_000);
     for i in 0..turns {
@@ -256,9 +264,8 @@ fn the_queue_wraps_thousands_of_times_with_one_tail_write_and_no_register_read_e
     b.end();
 }
 
-#[test]
-fn completions_in_any_order_belong_to_their_submissions() {
-    let b = Bench::on(CAP, ECAP);
+fn completions_in_any_order_belong_to_their_submissions(ecap: u64) {
+    let b = Bench::on(CAP, ecap);
     let queue = b.unit.queue.as_ref().unwrap();
     let mut seed = 1u64;
     for _ in 0..scaled(20_000) {
@@ -280,16 +287,16 @@ fn completions_in_any_order_belong_to_their_submissions() {
     b.end();
 }
 
-#[test]
-fn a_full_ring_waits_for_room_and_goes_on() {
-    let b = Bench::on(CAP, ECAP);
+fn a_full_ring_waits_for_room_and_goes_on(ecap: u64) {
+    let b = Bench::on(CAP, ecap);
     let queue = b.unit.queue.as_ref().unwrap();
-    assert_eq!(queue.capacity(), 254);
+    let room = slots(ecap) - 2;
+    assert_eq!(queue.capacity(), room);
     let any = |_| Descriptor::iotlb_global(Drain::BOTH);
-    assert!(queue.submit(&b.h, &b.unit, 255, any).is_err(), "more than there is room for at all");
-    queue.wait(&b.h, &b.unit, queue.submit(&b.h, &b.unit, 254, any).unwrap()).unwrap();
+    assert!(queue.submit(&b.h, &b.unit, room + 1, any).is_err(), "more than there is room for at all");
+    queue.wait(&b.h, &b.unit, queue.submit(&b.h, &b.unit, room, any).unwrap()).unwrap();
     b.standin.state().hold = true;
-    let first = queue.submit(&b.h, &b.unit, 200, any).unwrap();
+    let first = queue.submit(&b.h, &b.unit, room - 54, any).unwrap();
     let second = queue.submit(&b.h, &b.unit, 40, any).unwrap();
     // Nothing is released: no room until the deadline, and nothing of the ring changed.
     assert_eq!(queue.submit(&b.h, &b.unit, 60, any).unwrap_err().kind, ErrorKind::Timeout(Step::Queue));
@@ -310,21 +317,21 @@ fn a_full_ring_waits_for_room_and_goes_on() {
     b.end();
 }
 
-#[test]
-fn slots_of_a_timed_out_submission_stay_owned_until_it_completes() {
-    let b = Bench::on(CAP, ECAP);
+fn slots_of_a_timed_out_submission_stay_owned_until_it_completes(ecap: u64) {
+    let b = Bench::on(CAP, ecap);
     b.standin.state().hold = true;
-    // Each takes two slots, of 255.
-    for _ in 0..127 {
+    // Each takes two slots, and one stays empty.
+    let most = slots(ecap) / 2 - 1;
+    for _ in 0..most {
         let before = b.h.platform.time();
         assert_eq!(b.invalidate(&[PAGE_2]).unwrap_err().kind, ErrorKind::Timeout(Step::Invalidation));
         assert!((1_000_000_000..1_100_000_000).contains(&(b.h.platform.time() - before)));
     }
     assert_eq!(b.invalidate(&[PAGE_2]).unwrap_err().kind, ErrorKind::Timeout(Step::Queue), "the ring is full");
-    assert_eq!(b.standin.state().held.len(), 127);
+    assert_eq!(b.standin.state().held.len(), most);
     b.standin.state().hold = false;
     // The last one alone is not the oldest: still no room.
-    b.standin.release(|i| i == 126);
+    b.standin.release(|i| i == most - 1);
     assert_eq!(b.invalidate(&[PAGE_2]).unwrap_err().kind, ErrorKind::Timeout(Step::Queue));
     b.standin.release(|_| true);
     for _ in 0..300 {
@@ -333,9 +340,8 @@ fn slots_of_a_timed_out_submission_stay_owned_until_it_completes() {
     b.end();
 }
 
-#[test]
-fn a_submission_that_nobody_asks_for_holds_nobody_up() {
-    let b = Bench::on(CAP, ECAP);
+fn a_submission_that_nobody_asks_for_holds_nobody_up(ecap: u64) {
+    let b = Bench::on(CAP, ecap);
     let queue = b.unit.queue.as_ref().unwrap();
     let any = |_| Descriptor::iotlb_global(Drain::BOTH);
     let kept = queue.submit(&b.h, &b.unit, 1, any).unwrap();
@@ -354,12 +360,11 @@ fn a_submission_that_nobody_asks_for_holds_nobody_up() {
     b.end();
 }
 
-#[test]
-fn an_error_at_any_descriptor_hits_its_submission_alone() {
+fn an_error_at_any_descriptor_hits_its_submission_alone(ecap: u64) {
     // Two submissions before, three descriptors and a wait, one after: the queue stops at each of them in turn.
     for bad in 0..9usize {
         for code in [0u8, 3] {
-            let b = Bench::on(CAP, ECAP);
+            let b = Bench::on(CAP, ecap);
             let queue = b.unit.queue.as_ref().unwrap();
             let one = |_| Descriptor::iotlb_domain(7, Drain::BOTH);
             b.standin.state().bad = Some((bad, code));
@@ -390,23 +395,21 @@ fn an_error_at_any_descriptor_hits_its_submission_alone() {
     }
 }
 
-#[test]
-fn a_verdict_that_was_not_taken_yet_outlives_a_ring_full_of_others() {
-    let b = Bench::on(CAP, ECAP);
+fn a_verdict_that_was_not_taken_yet_outlives_a_ring_full_of_others(ecap: u64) {
+    let b = Bench::on(CAP, ecap);
     let queue = b.unit.queue.as_ref().unwrap();
     b.standin.state().bad = Some((0, 4));
     let failed = queue.submit(&b.h, &b.unit, 1, |_| Descriptor::cc_global()).unwrap();
     b.unit.tend_queue(&b.h).unwrap();
     let others = (0..200).take_while(|_| b.invalidate(&[PAGE_2]).is_ok()).count();
-    assert_eq!(others, 126, "its slots are not given to anybody");
+    assert_eq!(others, slots(ecap) / 2 - 2, "its slots are not given to anybody");
     assert_eq!(queue.poll(failed), Some(Err(ErrorKind::QueueError(4))));
     (0..200).for_each(|_| b.invalidate(&[PAGE_2]).unwrap());
     b.end();
 }
 
-#[test]
-fn queue_errors_that_nobody_waits_for_are_tended() {
-    let b = Bench::on(CAP, ECAP);
+fn queue_errors_that_nobody_waits_for_are_tended(ecap: u64) {
+    let b = Bench::on(CAP, ecap);
     let queue = b.unit.queue.as_ref().unwrap();
     b.standin.state().bad = Some((0, 3));
     let s = queue.submit(&b.h, &b.unit, 1, |_| Descriptor::cc_global()).unwrap();
@@ -462,11 +465,10 @@ fn the_registers_do_what_the_queue_does() {
     chosen.end();
 }
 
-#[test]
-fn pages_become_the_domain_where_the_unit_cannot_select_them() {
+fn pages_become_the_domain_where_the_unit_cannot_select_them(ecap: u64) {
     let pages = |order| Request::IotlbPages { did: 4, first: 0, order, leaf_only: false };
     let domain = Descriptor::iotlb_domain(4, Drain::BOTH).narrow();
-    for ecap in [ECAP, ECAP & !ECAP_QI] {
+    for ecap in [ecap, ecap & !ECAP_QI] {
         let b = Bench::on(CAP & !CAP_PSI, ecap);
         b.invalidate(&[pages(0)]).unwrap();
         assert_eq!(b.standin.take().1[0][0] & !0xc0, domain[0] & !0xc0);
@@ -477,6 +479,24 @@ fn pages_become_the_domain_where_the_unit_cannot_select_them() {
         assert_eq!((done[0][0] >> 4 & 3, done[1][0] & !0xc0), (3, domain[0] & !0xc0));
         b.end();
     }
+}
+
+#[test]
+fn contexts_go_before_pasids_and_these_before_translations_whatever_the_order_they_came_in() {
+    let context = |source| Request::ContextDevice { did: 0, source };
+    let (pasid, domain) = (|did| Request::Pasid { did, pasid: 0 }, |did| Request::IotlbDomain { did });
+    let mut batch = Batch::new();
+    let mut expected = [vec![], vec![], vec![]];
+    for n in 0..21 {
+        for (list, r) in expected.iter_mut().zip([context(n), pasid(n), domain(n)]).rev() {
+            assert!(batch.push(r) && batch.push(r), "once");
+            list.push(r);
+        }
+    }
+    assert!(!batch.push(context(99)), "full, but for the widest");
+    batch.widen();
+    expected[2].push(Request::IotlbGlobal);
+    assert_eq!(batch.requests().collect::<Vec<_>>(), expected.concat());
 }
 
 /// A record of `source`.
@@ -578,4 +598,20 @@ fn commands_take_turns_and_flush_the_write_buffer_only_where_there_is_one() {
     assert!(b.standin.take().0.is_empty());
     drop(turn);
     b.end();
+}
+
+super::standin::in_both_modes! {
+    the_queue_wraps_thousands_of_times_with_one_tail_write_and_no_register_read_each
+    completions_in_any_order_belong_to_their_submissions
+    a_full_ring_waits_for_room_and_goes_on
+    slots_of_a_timed_out_submission_stay_owned_until_it_completes
+    a_submission_that_nobody_asks_for_holds_nobody_up
+    an_error_at_any_descriptor_hits_its_submission_alone
+    a_verdict_that_was_not_taken_yet_outlives_a_ring_full_of_others
+    queue_errors_that_nobody_waits_for_are_tended
+    the_queue_comes_before_the_root_pointer_and_protected_memory_goes_after_translation
+    a_unit_found_on_is_refused_untouched_or_turned_off_in_order
+    a_command_that_never_completes_ends_at_the_deadline
+    a_unit_that_goes_away_at_any_step_is_an_error_and_no_endless_wait
+    pages_become_the_domain_where_the_unit_cannot_select_them
 }

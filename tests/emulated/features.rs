@@ -54,6 +54,8 @@ impl Watch {
         let iotlb = p.iro() as u32 * 16 + 8;
         match at {
             0x18 if v >> 27 & 1 != 0 => self.note("write-buffer flush"),
+            0x20 if v >> 10 & 3 == 1 => self.note("scalable mode"),
+            0x20 if v >> 10 & 3 == 3 => self.note("abort-DMA mode"),
             0x28 if v >> 63 != 0 => self.note("invalidation by register"),
             at if at == iotlb && v >> 63 != 0 => self.note("invalidation by register"),
             0x64 => self.note("protected memory"),
@@ -62,7 +64,8 @@ impl Watch {
                 while self.tail != v && v < size {
                     let [lo, hi] = [0, 8].map(|half| word((self.queue & !0xfff) + self.tail + half));
                     self.descriptor(lo, hi);
-                    self.tail = (self.tail + 16) % size;
+                    // DW.
+                    self.tail = (self.tail + (16 << (self.queue >> 11 & 1))) % size;
                 }
                 self.tail = v;
             }

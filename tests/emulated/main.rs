@@ -1,5 +1,5 @@
-//! The whole driver on the emulated machine: each story in every profile that has tables for legacy mode, under every
-//! adversary. `cargo test --test emulated -- NAME` runs the stories whose names contain NAME; a run of all of them ends with
+//! The whole driver on the emulated machine: each story in every profile that has second-stage tables, in legacy mode and,
+//! where the unit has them there, in scalable mode, under every adversary. `cargo test --test emulated -- NAME` runs the stories whose names contain NAME; a run of all of them ends with
 //! a table of what was exercised.
 
 mod arena;
@@ -28,6 +28,7 @@ use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use rig::{MODES, Mode};
+use vtd::Tables;
 use vtd_emu::Profile;
 
 /// A test in one profile and under one adversary.
@@ -60,7 +61,7 @@ const ALL: &[&[Story]] = &[
     unmap::STORIES,
 ];
 
-/// The profiles whose units translate by second-stage tables in legacy mode.
+/// The profiles whose units translate by second-stage tables in legacy mode, which all of these have.
 pub fn profiles() -> Vec<Profile> {
     Profile::all().into_iter().filter(|p| p.sagaw() != 0).collect()
 }
@@ -72,7 +73,11 @@ fn main() -> ExitCode {
         for profile in profiles() {
             let name = story.name.trim_start_matches("emulated::");
             let name = format!("{name}::{}", profile.name.replace([' ', ','], "-").replace("--", "-"));
-            trials.push(Trial::test(name, move || everywhere(story, &profile)));
+            if scalable(&profile) {
+                let (name, profile) = (format!("{name}::scalable"), profile.clone());
+                trials.push(Trial::test(name, move || everywhere(story, &profile, Tables::Best)));
+            }
+            trials.push(Trial::test(name, move || everywhere(story, &profile, Tables::Legacy)));
         }
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
@@ -88,9 +93,14 @@ fn main() -> ExitCode {
     conclusion.exit_code()
 }
 
-fn everywhere(story: &Story, profile: &Profile) -> Result<(), Failed> {
+/// Whether the unit has second-stage tables in scalable mode.
+pub fn scalable(profile: &Profile) -> bool {
+    profile.smts() && profile.ssts() && profile.qi()
+}
+
+fn everywhere(story: &Story, profile: &Profile, tables: Tables) -> Result<(), Failed> {
     for mode in MODES {
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| (story.run)(profile, *mode))) {
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| (story.run)(profile, mode.on(tables)))) {
             let words = payload.downcast_ref::<String>().map(String::as_str);
             let words = words.or(payload.downcast_ref::<&str>().copied()).unwrap_or("it panicked");
             return Err(format!("adversary `{}`: {words}", mode.name).into());

@@ -43,6 +43,9 @@ fn dma_lands_where_it_was_mapped_with_every_page_size(profile: &Profile, mode: M
         rig.blocked(dev(3), at + 0x3000, Ask::Read, 0x06, &ear);
     }
     rig.host.note(0, "4 KiB pages");
+    if rig.host.machine().unit(0).is_some_and(|unit| unit.state().mode == vtd_emu::Mode::Scalable) {
+        rig.host.note(0, "scalable second-stage tables");
+    }
     for (_, bytes, name) in sizes.into_iter().filter(|(size, ..)| spec.sizes.contains(*size)) {
         let at = 4 << 30;
         // A piece of memory as large, of which the part that is there is used.

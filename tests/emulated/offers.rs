@@ -12,6 +12,13 @@ fn registers(p: &vtd_emu::Profile) -> bool {
 }
 
 const LEGACY: &str = "translate/tests/legacy.rs";
+const SCALABLE: &str = "translate/tests/scalable.rs";
+const FIRST: &str = "translate/tests/first.rs";
+const SECOND: &str = "translate/tests/second.rs";
+const NESTED: &str = "translate/tests/nested.rs";
+const ATS: &str = "translate/tests/ats.rs";
+const PAGES: &str = "page_requests/tests.rs";
+const INTERRUPTS: &str = "interrupts/tests.rs";
 const COMMAND: &str = "command/tests.rs";
 const DECODING: &str = "queue/tests/decoding.rs";
 const RING: &str = "queue/tests/ring.rs";
@@ -50,4 +57,20 @@ pub const FEATURES: &[Feature] = &[
     of("snoop control", |p| p.sc(), LEGACY, "snp_makes_every_access_snoop"),
     of("caching mode", |p| p.cm(), "caches/tests.rs", "faulting_translations_have_the_tags_of_the_translation"),
     of("walks that do not snoop", |p| !p.coherent(), LEGACY, "tables_are_read_as_coherently_as_ecap_c_says"),
+    of("scalable mode", |p| p.smts(), SCALABLE, "requests_without_pasid_go_by_rid_pasid"),
+    of("scalable second-stage tables", |p| p.ssts(), SECOND, "pages_of_all_sizes_and_levels_are_translated"),
+    of("first-stage tables", |p| p.fsts(), FIRST, "pages_of_all_sizes_and_levels_are_translated"),
+    of("nested tables", |p| p.nest(), NESTED, "both_stages_translate"),
+    of("second-stage accessed and dirty", |p| p.ssads(), SECOND, "writes_mark_the_leaf_as_dirty"),
+    of("first-stage accessed and dirty", |p| p.fsts(), FIRST, "writes_mark_the_leaf_as_dirty"),
+    of("extended accessed", |p| p.eafs(), FIRST, "eafe_marks_every_entry_as_accessed_by_devices"),
+    of("requests with PASID", |p| p.pasid(), SCALABLE, "requests_with_pasid_need_paside"),
+    of("RID_PASID", |p| p.rps(), SCALABLE, "the_pasid_of_a_request_is_rid_pasid"),
+    of("supervisor requests", |p| p.srs(), SCALABLE, "privileged_requests_need_sre"),
+    of("memory types", |p| p.mts(), FIRST, "the_memory_type_is_that_of_the_pat"),
+    of("abort-DMA mode", |p| p.adms(), PAGES, "page_requests_in_legacy_mode_32_and_in_abort_mode_33"),
+    of("translation requests (ATS)", |p| p.dt(), ATS, "a_translation_gives_the_page_and_its_rights"),
+    of("page requests", |p| p.prs(), PAGES, "a_descriptor_says_what_was_requested"),
+    of("interrupt remapping", |p| p.ir(), INTERRUPTS, "a_remapped_interrupt_is_what_the_entry_says"),
+    of("interrupt posting", |p| p.pi(), INTERRUPTS, "posting_sets_the_request_and_notifies"),
 ];

@@ -7,6 +7,7 @@ use vtd::DeviceId;
 use vtd_emu::{Access, Answer, Request};
 
 use crate::host::Host;
+use crate::rig::{Ask, in_legacy_mode};
 
 /// Where a request led.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -41,7 +42,7 @@ impl Probes {
             for ((unit, source, address), seen) in &mut table.asked {
                 let now = match machine.request(*unit, &Request::new(*source, Access::Read, *address)) {
                     Some(Answer::Passed(p)) => Seen::Memory(p.address),
-                    Some(Answer::Blocked(f)) => Seen::Blocked(f.reason.0),
+                    Some(Answer::Blocked(f)) => Seen::Blocked(in_legacy_mode(f.reason.0, Ask::Read)),
                     other => panic!("{other:?}"),
                 };
                 if !seen.contains(&now) {

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use vtd::dmar::Topology;
 use vtd::{
-    Access, BringUp, Config, DeviceId, Domain, Events, Fault, Group, Hpa, Iova, Nanos, Owner, Range, Service, TakeOver,
-    Target, Vtd,
+    Access, BringUp, Config, DeviceId, Domain, Events, Fault, Group, Hpa, Iova, Nanos, Owner, Range, Service, Tables,
+    TakeOver, Target, Vtd,
 };
 use vtd_emu::{Alias, Blocked, Dma, Form, Function, FunctionId, Keep, Pace, Profile};
 
@@ -27,6 +27,15 @@ pub struct Mode {
     probes: bool,
     /// Interrupts come that nobody sent.
     spurious: u8,
+    /// The tables that the driver is to run on, where there are units that have them.
+    tables: Tables,
+}
+
+impl Mode {
+    /// The same with other tables.
+    pub fn on(self, tables: Tables) -> Self {
+        Mode { tables, ..self }
+    }
 }
 
 const PROMPT: Mode = Mode {
@@ -37,6 +46,7 @@ const PROMPT: Mode = Mode {
     leaking: 0,
     probes: false,
     spurious: 0,
+    tables: Tables::Legacy,
 };
 
 /// Every adversary.
@@ -92,6 +102,7 @@ impl Plan {
     pub fn new(profile: &Profile, mode: Mode) -> Self {
         let wait = Nanos::millis(10);
         let config = Config {
+            tables: mode.tables,
             command_deadline: wait,
             invalidation_deadline: wait,
             identity_top: Hpa::new(64 << 20).expect("low"),
@@ -222,6 +233,19 @@ pub enum Ask {
     Write,
 }
 
+/// The reason that legacy mode has for what scalable mode says otherwise of second-stage tables, so that a story names one.
+pub fn in_legacy_mode(reason: u8, ask: Ask) -> u8 {
+    match (reason, ask) {
+        // No half of a root entry; no context or PASID entry.
+        (0x39, _) => 0x01,
+        (0x41 | 0x59, _) => 0x02,
+        (0x79 | 0x85, Ask::Write) => 0x05,
+        (0x79 | 0x86, Ask::Read) => 0x06,
+        (0x84, _) => 0x04,
+        (other, _) => other,
+    }
+}
+
 impl Rig {
     pub fn bring_up(&self) -> Result<BringUp, vtd::Error> {
         let report = self.vtd.bring_up(TakeOver::Disable)?;
@@ -283,7 +307,7 @@ impl Rig {
         assert_eq!(self.read(d, at), Ok(!v), "{d} reads at {at:#x}");
     }
 
-    /// The reason for which the device is blocked; nothing is heard of it yet.
+    /// The reason for which the device is blocked, as `in_legacy_mode` has it; nothing is heard of it yet.
     #[track_caller]
     pub fn refused(&self, d: DeviceId, at: u64, ask: Ask) -> u8 {
         let answer = match ask {
@@ -291,7 +315,7 @@ impl Rig {
             Ask::Write => self.write(d, at, 0xbad),
         };
         match answer {
-            Err(Blocked::Fault(f)) => f.reason.0,
+            Err(Blocked::Fault(f)) => in_legacy_mode(f.reason.0, ask),
             other => panic!("{d} at {at:#x} ({ask:?}) should be blocked: {other:x?}"),
         }
     }
@@ -311,7 +335,9 @@ impl Rig {
         // A record has no more address bits than the unit takes (11.4.14).
         let bits = self.profiles.iter().map(Profile::mgaw).min().unwrap_or(63);
         let page = !0xfff & (u64::MAX >> (63 - bits));
-        let this = |f: &&Fault| (f.address.get() ^ at) & page == 0 && f.reason.0 == reason && f.attempt == attempt;
+        let this = |f: &&Fault| {
+            (f.address.get() ^ at) & page == 0 && in_legacy_mode(f.reason.0, ask) == reason && f.attempt == attempt
+        };
         let found = heard.iter().find(this);
         let found = found.unwrap_or_else(|| panic!("{d} at {at:#x}, {reason:#x}: nobody told; heard {heard:x?}"));
         let alias = BEHIND.contains(&d) && found.source.0 == SUBSTITUTE;

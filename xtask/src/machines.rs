@@ -18,6 +18,8 @@ pub struct Machine {
     pub about: &'static str,
     /// What the remapping unit is told; nothing where there is none.
     unit: Option<&'static [Property]>,
+    /// What the kernel is told beside.
+    words: &'static str,
     /// The oldest QEMU that can be this machine.
     pub least: Version,
 }
@@ -34,33 +36,53 @@ const CACHING: Property = Property { names: &["caching-mode"], value: "on" };
 const SCALABLE: Property = Property { names: &["scalable-mode", "x-scalable-mode"], value: "on" };
 const FIRST_STAGE: Property = Property { names: &["fsts", "flts", "x-flts"], value: "on" };
 
+/// Has the tests run the driver in scalable mode.
+const IN_SCALABLE_MODE: &str = "tables=scalable";
+
 pub static MACHINES: &[Machine] = &[
     Machine {
         name: "legacy",
         about: "a unit in legacy mode, 48-bit second-stage tables",
         unit: Some(&[]),
+        words: "",
         least: LEAST,
     },
-    Machine { name: "legacy-39", about: "the same with 39-bit addresses", unit: Some(&[NARROW]), least: LEAST },
+    Machine {
+        name: "legacy-39",
+        about: "the same with 39-bit addresses",
+        unit: Some(&[NARROW]),
+        words: "",
+        least: LEAST,
+    },
     Machine {
         name: "caching",
         about: "a unit that caches entries that are not present",
         unit: Some(&[CACHING]),
+        words: "",
         least: LEAST,
     },
     Machine {
         name: "second-stage",
         about: "a scalable unit with second-stage tables",
         unit: Some(&[SCALABLE]),
+        words: "",
+        least: LEAST,
+    },
+    Machine {
+        name: "scalable",
+        about: "the same unit, which the tests have the driver run in scalable mode",
+        unit: Some(&[SCALABLE]),
+        words: IN_SCALABLE_MODE,
         least: LEAST,
     },
     Machine {
         name: "first-stage",
         about: "a scalable unit with first-stage tables",
         unit: Some(&[SCALABLE, FIRST_STAGE]),
+        words: "",
         least: LEAST,
     },
-    Machine { name: "no-iommu", about: "no remapping unit at all", unit: None, least: LEAST },
+    Machine { name: "no-iommu", about: "no remapping unit at all", unit: None, words: "", least: LEAST },
 ];
 
 impl Machine {
@@ -153,7 +175,8 @@ impl Setting<'_> {
             }
         }
         let iommu = if machine.has_unit() { "yes" } else { "no" };
-        add("-append", &format!("{words} machine={} iommu={iommu}", machine.name));
+        let line = format!("{words} machine={} iommu={iommu} {}", machine.name, machine.words);
+        add("-append", line.trim_end());
         arguments.extend(["-nodefaults".into(), "-no-reboot".into(), "-kernel".into(), kernel.into()]);
         let mut drive = OsString::from("if=none,id=disk,format=raw,file=");
         // A comma in the file's name is doubled.

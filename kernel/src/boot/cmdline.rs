@@ -1,6 +1,7 @@
 //! The command line: words separated by spaces (docs/architecture.md lists them).
 
 use spin::Once;
+use vtd::Tables;
 
 /// What the kernel is asked to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,6 +27,8 @@ pub struct CommandLine {
     pub iommu: Option<bool>,
     /// Repetitions of tests with random parts, in percent.
     pub scale: u32,
+    /// The tables that the tests have the driver run the unit on.
+    pub tables: Tables,
 }
 
 /// What the loader passed, taken apart at the first look.
@@ -44,6 +47,7 @@ impl CommandLine {
             machine: None,
             iommu: None,
             scale: 100,
+            tables: Tables::Legacy,
         };
         for word in text.split_ascii_whitespace() {
             match word.split_once('=') {
@@ -59,6 +63,7 @@ impl CommandLine {
                 Some(("machine", v)) => line.machine = Some(v),
                 Some(("iommu", "yes")) => line.iommu = Some(true),
                 Some(("iommu", "no")) => line.iommu = Some(false),
+                Some(("tables", "scalable")) => line.tables = Tables::Scalable,
                 Some(("scale", v)) => line.scale = v.parse().unwrap_or(100),
                 Some(_) => {}
             }

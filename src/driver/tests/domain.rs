@@ -1,11 +1,11 @@
 //! Mapping, unmapping and flushing on units that keep everything until told otherwise.
 
-use super::machine::{Machine, WIDE, dev, hpa, map, range};
+use super::machine::{Machine, WIDE, config, dev, hpa, map, range};
 use crate::host::testing::Host;
 use crate::hw::descriptors::Descriptor;
 use crate::hw::invalidation::{Drain, Iva};
 use crate::hw::registers::at;
-use crate::unit::standin::{CAP, CAP_CM, CAP_RWBF, ECAP, ECAP_QI};
+use crate::unit::standin::{CAP, CAP_CM, CAP_RWBF, ECAP_QI};
 use crate::{Access, Deferred, Domain, ErrorKind, Group, Iova, MapWhy, NotFlushed, Range, Step, Target};
 use core::ops::ControlFlow;
 use std::vec::Vec;
@@ -26,9 +26,8 @@ fn attached(m: &Machine) -> (Domain<Host>, [Group<Host>; 2]) {
     (d, groups)
 }
 
-#[test]
-fn a_successful_flush_is_one_tail_write_a_unit_and_no_register_read() {
-    let m = Machine::new(&[(CAP, ECAP); 2]);
+fn a_successful_flush_is_one_tail_write_a_unit_and_no_register_read(ecap: u64) {
+    let m = Machine::new(&[(CAP, ecap); 2]);
     let (d, groups) = attached(&m);
     let reads = || m.units.iter().map(|u| u.regs.reads()).sum::<u64>();
     let before = reads();
@@ -45,9 +44,8 @@ fn a_successful_flush_is_one_tail_write_a_unit_and_no_register_read() {
     m.end();
 }
 
-#[test]
-fn what_was_unmapped_is_reached_until_the_flush_and_never_after() {
-    for (cap, ecap) in [(CAP, ECAP), (CAP | CAP_CM, ECAP), (CAP | CAP_RWBF, ECAP & !ECAP_QI)] {
+fn what_was_unmapped_is_reached_until_the_flush_and_never_after(ecap: u64) {
+    for (cap, ecap) in [(CAP, ecap), (CAP | CAP_CM, ecap), (CAP | CAP_RWBF, ecap & !ECAP_QI)] {
         let m = Machine::new(&[(cap, ecap); 2]);
         let (d, groups) = attached(&m);
         let reach = |at| [m.units[0].access(ONE, at), m.units[1].access(NINE, at)];
@@ -79,9 +77,8 @@ fn what_was_unmapped_is_reached_until_the_flush_and_never_after() {
     }
 }
 
-#[test]
-fn an_unmap_that_is_dropped_is_owed_until_it_is_settled() {
-    let m = Machine::new(&[(CAP, ECAP); 2]);
+fn an_unmap_that_is_dropped_is_owed_until_it_is_settled(ecap: u64) {
+    let m = Machine::new(&[(CAP, ecap); 2]);
     let (d, groups) = attached(&m);
     assert_eq!(m.units[0].access(ONE, 0x1000), Some(0x8000));
     let frames = m.host.counts().frames;
@@ -104,10 +101,9 @@ fn an_unmap_that_is_dropped_is_owed_until_it_is_settled() {
     m.end();
 }
 
-#[test]
-fn a_flush_that_times_out_gives_nothing_back_and_can_be_repeated() {
+fn a_flush_that_times_out_gives_nothing_back_and_can_be_repeated(ecap: u64) {
     for late in 0..2 {
-        let m = Machine::new(&[(CAP, ECAP); 2]);
+        let m = Machine::new(&[(CAP, ecap); 2]);
         let (d, groups) = attached(&m);
         assert_eq!(m.units[late].access([ONE, NINE][late], 0x1000), Some(0x8000));
         let frames = m.host.counts().frames;
@@ -130,9 +126,8 @@ fn a_flush_that_times_out_gives_nothing_back_and_can_be_repeated() {
     }
 }
 
-#[test]
-fn a_flush_in_flight_is_polled_and_may_be_given_up() {
-    let m = Machine::new(&[(CAP, ECAP); 2]);
+fn a_flush_in_flight_is_polled_and_may_be_given_up(ecap: u64) {
+    let m = Machine::new(&[(CAP, ecap); 2]);
     let (d, groups) = attached(&m);
     m.units[1].state().hold = true;
     let pending = d.unmap(PAGE).unwrap().submit().unwrap();
@@ -157,9 +152,8 @@ fn a_flush_in_flight_is_polled_and_may_be_given_up() {
     m.end();
 }
 
-#[test]
-fn deferred_domains_flush_at_sync() {
-    let m = Machine::new(&[(CAP, ECAP)]);
+fn deferred_domains_flush_at_sync(ecap: u64) {
+    let m = Machine::new(&[(CAP, ecap)]);
     let d: Domain<Host, Deferred> = m.vtd.domain(&WIDE).unwrap();
     for n in 0..100 {
         d.map(Iova::at(n << 21), hpa(n << 21), 0x1000, Access::all()).unwrap();
@@ -181,10 +175,9 @@ fn deferred_domains_flush_at_sync() {
     m.end();
 }
 
-#[test]
-fn maps_and_domains_under_every_failing_allocation_change_nothing() {
+fn maps_and_domains_under_every_failing_allocation_change_nothing(ecap: u64) {
     for cap in [CAP, CAP | CAP_CM] {
-        let m = Machine::new(&[(cap, ECAP)]);
+        let m = Machine::new(&[(cap, ecap)]);
         let (d, groups) = attached(&m);
         let before = m.host.counts().frames;
         for n in 0.. {
@@ -215,9 +208,8 @@ fn maps_and_domains_under_every_failing_allocation_change_nothing() {
     }
 }
 
-#[test]
-fn a_caching_unit_that_does_not_confirm_a_map_is_reported() {
-    let m = Machine::new(&[(CAP | CAP_CM, ECAP)]);
+fn a_caching_unit_that_does_not_confirm_a_map_is_reported(ecap: u64) {
+    let m = Machine::new(&[(CAP | CAP_CM, ecap)]);
     let (d, groups) = attached(&m);
     assert_eq!(m.units[0].access(ONE, 0x5000), None);
     m.units[0].state().hold = true;
@@ -232,10 +224,9 @@ fn a_caching_unit_that_does_not_confirm_a_map_is_reported() {
     m.end();
 }
 
-#[test]
-fn a_region_mapped_next_to_an_unflushed_unmap_is_flushed_at_attach() {
-    let (host, units, dmar) = Machine::prepare(Host::new(), &[(CAP, ECAP)]);
-    let m = Machine::with(host, units, &dmar.reserved(0x7a00_0000, 0x7a00_0fff, dev(1)), crate::Config::default());
+fn a_region_mapped_next_to_an_unflushed_unmap_is_flushed_at_attach(ecap: u64) {
+    let (host, units, dmar) = Machine::prepare(Host::new(), &[(CAP, ecap)]);
+    let m = Machine::with(host, units, &dmar.reserved(0x7a00_0000, 0x7a00_0fff, dev(1)), config());
     let d: Domain<Host> = m.vtd.domain(&WIDE).unwrap();
     map(&d, 0x7a00_5000, 0x5000, 0x1000);
     let other = m.claim(dev(2));
@@ -252,9 +243,8 @@ fn a_region_mapped_next_to_an_unflushed_unmap_is_flushed_at_attach() {
     m.end();
 }
 
-#[test]
-fn an_edit_whose_mappings_were_not_confirmed_says_so_when_it_is_flushed() {
-    let m = Machine::new(&[(CAP | CAP_CM, ECAP)]);
+fn an_edit_whose_mappings_were_not_confirmed_says_so_when_it_is_flushed(ecap: u64) {
+    let m = Machine::new(&[(CAP | CAP_CM, ecap)]);
     let (d, groups) = attached(&m);
     assert_eq!(m.units[0].access(ONE, 0x5000), None);
     m.units[0].state().asleep = true;
@@ -268,4 +258,17 @@ fn an_edit_whose_mappings_were_not_confirmed_says_so_when_it_is_flushed() {
     assert_eq!(m.units[0].access(ONE, 0x5000), Some(0x6000));
     drop((groups, d));
     m.end();
+}
+
+crate::unit::standin::in_both_modes! {
+    a_successful_flush_is_one_tail_write_a_unit_and_no_register_read
+    what_was_unmapped_is_reached_until_the_flush_and_never_after
+    an_unmap_that_is_dropped_is_owed_until_it_is_settled
+    a_flush_that_times_out_gives_nothing_back_and_can_be_repeated
+    a_flush_in_flight_is_polled_and_may_be_given_up
+    deferred_domains_flush_at_sync
+    maps_and_domains_under_every_failing_allocation_change_nothing
+    a_caching_unit_that_does_not_confirm_a_map_is_reported
+    a_region_mapped_next_to_an_unflushed_unmap_is_flushed_at_attach
+    an_edit_whose_mappings_were_not_confirmed_says_so_when_it_is_flushed
 }

@@ -2,7 +2,7 @@
 
 use super::machine::{BEHIND, Driver, Machine, SUBSTITUTE, dev};
 use crate::hw::faults::{Access, Reason};
-use crate::unit::standin::{CAP, ECAP, Standin};
+use crate::unit::standin::{CAP, Standin};
 use crate::{DeviceId, Event, Events, Fault, Service, SourceId, UnitId};
 use std::sync::{Arc, Mutex};
 use std::vec::Vec;
@@ -49,9 +49,8 @@ fn listened(m: &Machine) -> (Arc<Ear>, Arc<Ear>, crate::Group<crate::host::testi
     (own, rest, group)
 }
 
-#[test]
-fn faults_go_to_the_owner_of_the_id_that_they_carry() {
-    let m = Machine::new(&[(CAP, ECAP)]);
+fn faults_go_to_the_owner_of_the_id_that_they_carry(ecap: u64) {
+    let m = Machine::new(&[(CAP, ecap)]);
     let (own, rest, group) = listened(&m);
     let wakes = m.host.counts().wakes;
     for source in [0x208, 0x210, SUBSTITUTE, 0x08, 0xbeef] {
@@ -82,9 +81,8 @@ fn faults_go_to_the_owner_of_the_id_that_they_carry() {
     m.end();
 }
 
-#[test]
-fn a_device_gets_its_share_of_a_call_and_the_rest_is_counted() {
-    let m = Machine::new(&[(CAP, ECAP)]);
+fn a_device_gets_its_share_of_a_call_and_the_rest_is_counted(ecap: u64) {
+    let m = Machine::new(&[(CAP, ecap)]);
     let (own, rest, group) = listened(&m);
     faults(&m.vtd, &m.units[0], 0x208, 50);
     faults(&m.vtd, &m.units[0], 0xbeef, 3);
@@ -103,9 +101,8 @@ fn a_device_gets_its_share_of_a_call_and_the_rest_is_counted() {
     m.end();
 }
 
-#[test]
-fn a_call_makes_as_many_deliveries_as_its_budget_and_says_that_more_wait() {
-    let m = Machine::new(&[(CAP, ECAP)]);
+fn a_call_makes_as_many_deliveries_as_its_budget_and_says_that_more_wait(ecap: u64) {
+    let m = Machine::new(&[(CAP, ecap)]);
     let (own, rest, group) = listened(&m);
     faults(&m.vtd, &m.units[0], 0xbeef, 20);
     faults(&m.vtd, &m.units[0], 0x208, 20);
@@ -126,9 +123,8 @@ fn a_call_makes_as_many_deliveries_as_its_budget_and_says_that_more_wait() {
     m.end();
 }
 
-#[test]
-fn overflows_reach_who_hears_the_rest() {
-    let m = Machine::new(&[(CAP, ECAP)]);
+fn overflows_reach_who_hears_the_rest(ecap: u64) {
+    let m = Machine::new(&[(CAP, ecap)]);
     let (own, rest, group) = listened(&m);
     faults(&m.vtd, &m.units[0], 0x208, 1);
     m.units[0].raise(1);
@@ -143,8 +139,7 @@ fn overflows_reach_who_hears_the_rest() {
     m.end();
 }
 
-#[test]
-fn a_handler_may_call_the_driver() {
+fn a_handler_may_call_the_driver(ecap: u64) {
     struct Caller(Driver, DeviceId);
     impl Events for Caller {
         fn fault(&self, _: &Fault) {
@@ -154,7 +149,7 @@ fn a_handler_may_call_the_driver() {
             self.0.service(1);
         }
     }
-    let m = Machine::new(&[(CAP, ECAP)]);
+    let m = Machine::new(&[(CAP, ecap)]);
     m.vtd.on_other_events(Arc::new(Caller(m.vtd.clone(), dev(2))));
     faults(&m.vtd, &m.units[0], 0xbeef, 2);
     m.vtd.service(10);
@@ -162,9 +157,8 @@ fn a_handler_may_call_the_driver() {
     m.end();
 }
 
-#[test]
-fn records_that_come_in_faster_than_they_are_read_are_not_forgotten() {
-    let m = Machine::new(&[(CAP, ECAP)]);
+fn records_that_come_in_faster_than_they_are_read_are_not_forgotten(ecap: u64) {
+    let m = Machine::new(&[(CAP, ecap)]);
     m.units[0].state().storm = true;
     faults(&m.vtd, &m.units[0], 0x208, 4);
     // The unit has told of them, and will not again.
@@ -174,9 +168,8 @@ fn records_that_come_in_faster_than_they_are_read_are_not_forgotten() {
     m.end();
 }
 
-#[test]
-fn the_faults_of_one_unit_do_not_silence_another() {
-    let m = Machine::new(&[(CAP, ECAP); 2]);
+fn the_faults_of_one_unit_do_not_silence_another(ecap: u64) {
+    let m = Machine::new(&[(CAP, ecap); 2]);
     let (own, rest) = (Arc::new(Ear::default()), Arc::new(Ear::default()));
     let group = m.claim(dev(9));
     group.on_events(dev(9), own.clone()).unwrap();
@@ -191,9 +184,8 @@ fn the_faults_of_one_unit_do_not_silence_another() {
     m.end();
 }
 
-#[test]
-fn what_one_owner_missed_is_not_told_to_the_next() {
-    let m = Machine::new(&[(CAP, ECAP)]);
+fn what_one_owner_missed_is_not_told_to_the_next(ecap: u64) {
+    let m = Machine::new(&[(CAP, ecap)]);
     let (own, _, group) = listened(&m);
     faults(&m.vtd, &m.units[0], 0x208, 50);
     assert_eq!(m.vtd.service(8), Service::Again);
@@ -204,4 +196,15 @@ fn what_one_owner_missed_is_not_told_to_the_next() {
     assert_eq!((own.missed(), next.missed()), (0, 0));
     drop(group);
     m.end();
+}
+
+crate::unit::standin::in_both_modes! {
+    faults_go_to_the_owner_of_the_id_that_they_carry
+    a_device_gets_its_share_of_a_call_and_the_rest_is_counted
+    a_call_makes_as_many_deliveries_as_its_budget_and_says_that_more_wait
+    overflows_reach_who_hears_the_rest
+    a_handler_may_call_the_driver
+    records_that_come_in_faster_than_they_are_read_are_not_forgotten
+    the_faults_of_one_unit_do_not_silence_another
+    what_one_owner_missed_is_not_told_to_the_next
 }

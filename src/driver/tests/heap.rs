@@ -1,11 +1,11 @@
 //! The heap ends, at every allocation in turn: an error each time, nothing left behind, and never an abort.
 
-use super::machine::{Dmar, Machine, WIDE, dev, map, range};
+use super::machine::{Dmar, Machine, WIDE, config, dev, map, range};
 use crate::device::Tree;
 use crate::dmar::Topology;
 use crate::host::testing::{Host, heap};
-use crate::unit::standin::{CAP, ECAP};
-use crate::{Config, Domain, Error, ErrorKind, Events, Fault, Iova, Owner, Range, TakeOver, Target, Vtd};
+use crate::unit::standin::CAP;
+use crate::{Domain, Error, ErrorKind, Events, Fault, Iova, Owner, Range, TakeOver, Target, Vtd};
 use std::sync::Arc;
 
 /// Runs `body` with a heap that ends after 0, 1, 2, ... allocations, until it has enough; how often it had not.
@@ -26,14 +26,13 @@ impl Events for Deaf {
 }
 
 /// A machine whose devices 1 and 2 have regions of firmware.
-fn prepare() -> (Host, std::vec::Vec<crate::unit::standin::Standin>, Dmar) {
-    let (host, units, dmar) = Machine::prepare(Host::new(), &[(CAP, ECAP); 2]);
+fn prepare(ecap: u64) -> (Host, std::vec::Vec<crate::unit::standin::Standin>, Dmar) {
+    let (host, units, dmar) = Machine::prepare(Host::new(), &[(CAP, ecap); 2]);
     (host, units, dmar.reserved(0x7a00_0000, 0x7a00_0fff, dev(1)).reserved(0x7b00_0000, 0x7b00_0fff, dev(2)))
 }
 
-#[test]
-fn reading_the_firmware_s_table() {
-    let (host, _, dmar) = prepare();
+fn reading_the_firmware_s_table(ecap: u64) {
+    let (host, _, dmar) = prepare(ecap);
     let bytes = dmar.bytes();
     assert!(until_enough(|n| heap::ending(n, || Topology::from_table(&bytes))) > 3);
     // The PCI tree and its groups.
@@ -42,12 +41,11 @@ fn reading_the_firmware_s_table() {
     assert!(until_enough(|n| heap::ending(n, || crate::device::Groups::new(&tree))) > 2);
 }
 
-#[test]
-fn making_the_driver_and_bringing_it_up() {
+fn making_the_driver_and_bringing_it_up(ecap: u64) {
     let failed = until_enough(|n| {
-        let (host, units, dmar) = prepare();
+        let (host, units, dmar) = prepare(ecap);
         let topology = dmar.topology();
-        let vtd = heap::ending(n, || Vtd::new(host.clone(), topology, Config::default()))?;
+        let vtd = heap::ending(n, || Vtd::new(host.clone(), topology, config()))?;
         let vtd_needs = 2;
         let report = heap::ending(n.saturating_sub(vtd_needs), || vtd.bring_up(TakeOver::Disable));
         let m = Machine { host, units, vtd, report };
@@ -62,11 +60,10 @@ fn making_the_driver_and_bringing_it_up() {
     assert!(failed > 20, "{failed}");
 }
 
-#[test]
-fn everything_that_a_driver_that_is_up_does() {
-    let (host, units, dmar) = prepare();
+fn everything_that_a_driver_that_is_up_does(ecap: u64) {
+    let (host, units, dmar) = prepare(ecap);
     let dmar = dmar.reserved(0x7a00_0000, 0x7a00_4fff, dev(3)).reserved(0x7a00_2000, 0x7a00_2fff, dev(3));
-    let m = Machine::with(host, units, &dmar, Config::default());
+    let m = Machine::with(host, units, &dmar, config());
     let id = m.vtd.group_of(dev(3)).unwrap();
     let whole = range(0, 0x3fff_ffff);
     // The context table of its bus is made once, and stays.
@@ -125,4 +122,10 @@ fn why(e: crate::MapError) -> Error {
         crate::MapWhy::OutOfMemory => ErrorKind::OutOfMemory.into(),
         _ => ErrorKind::Unknown.into(),
     }
+}
+
+crate::unit::standin::in_both_modes! {
+    reading_the_firmware_s_table
+    making_the_driver_and_bringing_it_up
+    everything_that_a_driver_that_is_up_does
 }

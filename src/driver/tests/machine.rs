@@ -5,7 +5,7 @@ use crate::host::address::{DeviceId, Hpa, Iova, Range};
 use crate::host::error::Error;
 use crate::host::testing::Host;
 use crate::unit::standin::Standin;
-use crate::{BringUp, Config, Domain, DomainSpec, Group, Owner, PageSizes, TakeOver, Vtd};
+use crate::{BringUp, Config, Domain, DomainSpec, Group, Owner, PageSizes, Tables, TakeOver, Vtd};
 use std::vec::Vec;
 
 pub(super) type Driver = Vtd<Host>;
@@ -127,7 +127,7 @@ impl Machine {
     /// Up.
     pub(super) fn new(units: &[(u64, u64)]) -> Self {
         let (host, standins, dmar) = Self::prepare(Host::new(), units);
-        let m = Self::with(host, standins, &dmar, Config::default());
+        let m = Self::with(host, standins, &dmar, config());
         m.report.as_ref().unwrap();
         m.forget();
         m
@@ -152,6 +152,11 @@ impl Machine {
         let host = self.vtd.hand_back().map_err(|(_, e)| e).expect("everything was released");
         host.counts().frames
     }
+}
+
+/// Scalable mode where the unit has it.
+pub(super) fn config() -> Config {
+    Config { tables: Tables::Best, ..Config::default() }
 }
 
 pub(super) fn range(first: u64, last: u64) -> Range {

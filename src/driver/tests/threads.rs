@@ -1,8 +1,8 @@
 //! Several threads at once, with the ranks of locks checked.
 
-use super::machine::{Machine, WIDE, configure, dev, hpa, range};
+use super::machine::{Machine, WIDE, config, configure, dev, hpa, range};
 use crate::host::testing::Host;
-use crate::unit::standin::{CAP, CAP_CM, ECAP, ECAP_QI};
+use crate::unit::standin::{CAP, CAP_CM, ECAP_QI};
 use crate::{Access, Config, Domain, ErrorKind, Event, Iova, Nanos, Owner, Target, UnitId};
 
 /// How many turns a thread takes: `VTD_SCALE` per cent of `n`.
@@ -11,14 +11,13 @@ fn scaled(n: u64) -> u64 {
     (n * percent / 100).max(1)
 }
 
-#[test]
-fn threads_map_flush_attach_and_detach_at_once() {
-    for units in [&[(CAP, ECAP)][..], &[(CAP | CAP_CM, ECAP), (CAP, ECAP & !ECAP_QI)]] {
+fn threads_map_flush_attach_and_detach_at_once(ecap: u64) {
+    for units in [&[(CAP, ecap)][..], &[(CAP | CAP_CM, ecap), (CAP, ecap & !ECAP_QI)]] {
         let (host, standins, dmar) = Machine::prepare(Host::new(), units);
         configure(&host);
         // Time in the tests' host is turns of waiting: a thread that is not scheduled must not look like a dead unit.
         let patient = Nanos::millis(3_600_000);
-        let config = Config { command_deadline: patient, invalidation_deadline: patient, ..Config::default() };
+        let config = Config { command_deadline: patient, invalidation_deadline: patient, ..config() };
         let m = Machine::with(host, standins, &dmar, config);
         let shared: Domain<Host> = m.vtd.domain(&WIDE).unwrap();
         let contended = m.vtd.group_of(dev(3)).unwrap();
@@ -73,3 +72,7 @@ const _: fn() = || {
     impl<T: Send> One<Sent> for T {}
     <crate::space::domain::Edit<'static, Host> as One<_>>::of();
 };
+
+crate::unit::standin::in_both_modes! {
+    threads_map_flush_attach_and_detach_at_once
+}

@@ -47,12 +47,10 @@ fn every_store_is_announced_and_a_pair_is_one_store() {
     let host = Host::new();
     let f = Frames::alloc(&host, 0, None).unwrap();
     let told = std::rc::Rc::new(std::cell::RefCell::new(std::vec::Vec::new()));
-    let (keep, base) = (told.clone(), f.at.as_ptr() as usize);
+    let (keep, base, memory) = (told.clone(), f.at.as_ptr() as usize, host.clone());
     let look = move |s: &Store<'_>| {
-        // SAFETY: the frame is live, and the words are reached as atomics.
-        let there = |i| unsafe { AtomicU64::from_ptr((s.at + 8 * i) as *mut u64) }.load(Ordering::Relaxed);
         let stands = if s.done { s.new } else { s.old };
-        assert!(stands.iter().enumerate().all(|(i, v)| there(i) == *v));
+        assert!(stands.iter().enumerate().all(|(i, v)| memory.read((s.at + 8 * i) as u64) == Some(*v)));
         keep.borrow_mut().push(((s.at - base) / 8, s.old.to_vec(), s.new.to_vec(), s.done));
     };
     watch_stores(look, || {

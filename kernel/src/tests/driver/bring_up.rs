@@ -1,11 +1,12 @@
 //! Bringing the unit up and shutting it down, as its registers tell it.
 
-use super::{session, session_with};
+use super::{config, session, session_with};
 use crate::iommu::Session;
 use crate::platform::KernelPlatform;
 use crate::{check, check_eq, test};
-use vtd::hw::registers::{Fsts, Gsts, at};
-use vtd::{Config, Platform, Registers, TakeOver, UnitId};
+use vtd::hw::invalidation::Iqa;
+use vtd::hw::registers::{Fsts, Gsts, RootPointer, TableMode, at};
+use vtd::{Config, Platform, Registers, Tables, TakeOver, UnitId};
 
 /// The unit's registers, beside the driver.
 fn registers(s: &Session) -> Result<vtd::Mmio, vtd::Error> {
@@ -27,6 +28,16 @@ test! {
         check!(!gsts.intersects(Gsts::TES | Gsts::QIES), "left on: {gsts:?}");
     }
 
+    fn the_unit_runs_on_the_tables_that_were_chosen() {
+        let s = session()?;
+        let mode = if config().tables == Tables::Scalable { TableMode::Scalable } else { TableMode::Legacy };
+        check_eq!(s.report().units[0].tables, Some(mode));
+        let r = registers(&s)?;
+        check_eq!(RootPointer(r.read64(at::RTADDR)).mode(), Some(mode));
+        check_eq!(Iqa(r.read64(at::IQA)).width() as u8, mode as u8, "descriptors of 256 bits in scalable mode");
+        s.end()?;
+    }
+
     fn capabilities_are_consistent() {
         let s = session()?;
         let caps = s.vtd().capabilities(UnitId(0))?;
@@ -45,7 +56,7 @@ test! {
         let s = session()?;
         // A predecessor that left everything on: its handle is lost, the hardware is not.
         core::mem::forget(s);
-        let refused = Session::take_over(Config::default(), TakeOver::Refuse);
+        let refused = Session::take_over(config(), TakeOver::Refuse);
         check!(refused.is_err(), "a running unit was accepted");
         let s = session()?;
         let found = s.report().units[0].found;
@@ -64,10 +75,12 @@ test! {
     }
 
     fn comes_up_without_the_queue() {
-        let s = session_with(Config { queue: false, ..Config::default() })?;
+        let s = session_with(Config { queue: false, ..config() })?;
         let gsts = Gsts::from_bits_retain(registers(&s)?.read32(at::GSTS));
-        check!(gsts.contains(Gsts::TES) && !gsts.contains(Gsts::QIES), "{gsts:?}");
-        check!(!s.report().units[0].queue);
+        // Scalable mode has nothing else.
+        let queue = s.report().units[0].tables == Some(TableMode::Scalable);
+        check!(gsts.contains(Gsts::TES) && gsts.contains(Gsts::QIES) == queue, "{gsts:?}");
+        check_eq!(s.report().units[0].queue, queue);
         s.end()?;
     }
 }

@@ -82,6 +82,24 @@ test! {
         s.end()?;
     }
 
+    fn tables_take_the_place_of_pass_through_and_give_it_back() {
+        let s = session()?;
+        let dev = testdev()?;
+        let a = attached(&s, dev.id())?;
+        let page = Buffer::new(0).ok_or("no memory")?;
+        let (own, at) = (page.hpa().get(), Iova::at(0x10_0000_0000));
+        a.domain.map(at, page.hpa(), PAGE, RW)?;
+        for _ in 0..2 {
+            check_eq!(a.group.attach(Target::Identity)?, vtd::Change::Seamless);
+            check_eq!(dev.write(own, own, 16), Verdict::Arrived);
+            check_eq!(a.group.attach(Target::Domain(&a.domain))?, vtd::Change::Seamless);
+            check_eq!(dev.write(own, own, 16), Verdict::Stopped, "still passing through");
+            check_eq!(dev.write(at.get(), own, 16), Verdict::Arrived);
+        }
+        a.release()?;
+        s.end()?;
+    }
+
     fn nobody_reaches_anything_before_it_is_attached() {
         let s = session()?;
         let dev = testdev()?;

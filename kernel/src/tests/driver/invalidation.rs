@@ -1,6 +1,6 @@
 //! The queue and the register path: what is flushed is gone, however often.
 
-use super::{attached, session_with, testdev};
+use super::{attached, config, session, session_with, testdev};
 use crate::devices::testdev::Verdict;
 use crate::memory::buffer::Buffer;
 use crate::testing::Outcome;
@@ -33,25 +33,25 @@ fn churn(config: Config, rounds: u64) -> Outcome {
 test! {
     fn the_queue_wraps_around() {
         // Two descriptors a round and 256 slots: several times round the ring.
-        churn(Config::default(), scaled(600))?;
+        churn(config(), scaled(600))?;
     }
 
     fn a_queue_of_several_pages_works() {
-        churn(Config { queue_order: 3, ..Config::default() }, 40)?;
+        churn(Config { queue_order: 3, ..config() }, 40)?;
     }
 
     fn the_register_path_does_the_same() {
-        churn(Config { queue: false, ..Config::default() }, scaled(200))?;
+        churn(Config { queue: false, ..config() }, scaled(200))?;
     }
 
     fn completions_raise_interrupts_where_they_are_asked_for() {
         let before = iommu::completions();
-        churn(Config { completion_interrupt: true, ..Config::default() }, 20)?;
+        churn(Config { completion_interrupt: true, ..config() }, 20)?;
         check!(iommu::completions() >= before + 20, "{} interrupts", iommu::completions() - before);
     }
 
     fn ranges_of_every_shape_are_flushed() {
-        let s = session_with(Config::default())?;
+        let s = session()?;
         let dev = testdev()?;
         let a = attached(&s, dev.id())?;
         let memory = Buffer::new(5).ok_or("no memory")?;
@@ -73,7 +73,7 @@ test! {
     }
 
     fn a_deferred_domain_flushes_when_told() {
-        let s = session_with(Config::default())?;
+        let s = session()?;
         let dev = testdev()?;
         let (group, _) = s.claim(dev.id())?;
         let domain = s.vtd().domain::<Deferred>(&group.best_spec())?;
@@ -92,7 +92,7 @@ test! {
     }
 
     fn a_flush_can_be_polled() {
-        let s = session_with(Config::default())?;
+        let s = session()?;
         let dev = testdev()?;
         let a = attached(&s, dev.id())?;
         let page = Buffer::new(0).ok_or("no memory")?;
@@ -117,7 +117,7 @@ test! {
     }
 
     fn domain_ids_come_back() {
-        let s = session_with(Config::default())?;
+        let s = session()?;
         let a = attached(&s, testdev()?.id())?;
         // More attachments than there are ids, were they not given back. Each takes an id of the unit's 65,536.
         let rounds = scaled(2_000);

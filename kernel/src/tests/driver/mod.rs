@@ -9,6 +9,7 @@ mod mapping;
 mod parallel;
 mod virtio;
 
+use crate::boot::cmdline;
 use crate::devices::edu::Edu;
 use crate::devices::testdev::TestDevice;
 use crate::iommu::{NoIommu, Recorder, Session};
@@ -21,9 +22,14 @@ use vtd::{Config, DeviceId, Domain, Group, Nanos, Strict, Target};
 /// How long a fault's interrupt may take.
 const SOON: Nanos = Nanos::millis(1000);
 
+/// What the command line says, and else what most hosts have.
+fn config() -> Config {
+    Config { tables: cmdline::get().tables, ..Config::default() }
+}
+
 /// The driver, or the reason why this machine has none.
 fn session() -> Result<Session, Failure> {
-    session_with(Config::default())
+    session_with(config())
 }
 
 fn session_with(config: Config) -> Result<Session, Failure> {
