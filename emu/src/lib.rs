@@ -64,5 +64,5 @@ pub use unit::{Size, Unit};
 
 /// The guide, so that its example runs.
 #[cfg(doctest)]
-#[doc = include_str!("../../docs/emulator.md")]
+#[doc = include_str!("../README.md")]
 pub struct Guide;

@@ -1,6 +1,6 @@
 //! docs/emulator.md says what there is: every rule of the oracle, every shipped profile, no rule that is not there.
 
-const GUIDE: &str = include_str!("../../docs/emulator.md");
+const GUIDE: &str = include_str!("../README.md");
 const ORACLE: &str = include_str!("../src/oracle/mod.rs");
 
 /// The names in a piece of Rust that stand alone on their lines, as the variants of an enumeration do.

@@ -56,7 +56,7 @@ pub struct TestArgs {
     /// Few repetitions and machines, for work
     #[arg(long, conflicts_with = "long")]
     pub quick: bool,
-    /// Many repetitions of the tests with random parts
+    /// Many repetitions of the tests with random parts, 20,000 cases against QEMU's unit, every mutant
     #[arg(long)]
     pub long: bool,
     /// Fail on a skip that tests/allowed-skips.txt does not name
@@ -65,7 +65,8 @@ pub struct TestArgs {
     /// Show the names of the tests that would run
     #[arg(long)]
     pub list: bool,
-    /// Run only tests whose name contains this: `host::...`, `MACHINE::MODULE::TEST`, `tour::...`
+    /// Run only tests whose name contains this: `host::...`, `emu::...`, `MACHINE::MODULE::TEST`, `differential::...`,
+    /// `mutant::...`, `tour::...`
     #[arg(value_name = "FILTER")]
     pub filter: Option<String>,
 }

@@ -6,6 +6,7 @@ mod tree;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -30,7 +31,7 @@ pub struct Args {
     pub filter: Option<String>,
     /// Only so many of them, chosen at random
     #[arg(long, value_name = "N")]
-    pub sample: Option<usize>,
+    pub sample: Option<NonZeroUsize>,
     /// What the choice depends on
     #[arg(long, value_name = "S", default_value_t = 1, requires = "sample")]
     pub seed: u64,
@@ -47,7 +48,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     names.retain(|name| args.filter.as_ref().is_none_or(|filter| name.contains(filter)));
     ensure!(!names.is_empty(), "no patch in {FOLDER} has such a name");
     if let Some(count) = args.sample {
-        names = sample(names, count, args.seed);
+        names = sample(names, count.get(), args.seed);
     }
     if args.list {
         names.iter().for_each(|name| println!("{name}"));

@@ -13,14 +13,17 @@ use crate::places;
 pub struct Tree {
     root: PathBuf,
     target: PathBuf,
+    /// Keeps other runs out of the copy.
+    _lock: fs::File,
 }
 
 impl Tree {
     /// Brings the copy up to date. Files that are the same are left alone, so that builds stay incremental.
     pub fn new() -> Result<Self> {
         let base = places::target().join("mutants");
-        let tree = Self { root: base.join("tree"), target: base.join("target") };
-        fs::create_dir_all(&tree.root).with_context(|| format!("cannot make {}", tree.root.display()))?;
+        let root = base.join("tree");
+        fs::create_dir_all(&root).with_context(|| format!("cannot make {}", root.display()))?;
+        let tree = Self { root, target: base.join("target"), _lock: lock(&base)? };
         copy(places::root(), &tree.root, true)?;
         Ok(tree)
     }
@@ -63,6 +66,16 @@ impl Drop for Changed {
             let _ = fs::write(file, text);
         }
     }
+}
+
+/// Waits until no other run changes the copy.
+fn lock(base: &Path) -> Result<fs::File> {
+    let file = fs::File::create(base.join("lock")).context("cannot make the lock file of the mutants")?;
+    if file.try_lock().is_err() {
+        eprintln!("waiting for other mutants in {} ...", base.display());
+        file.lock().context("cannot lock the folder of the mutants")?;
+    }
+    Ok(file)
 }
 
 /// Makes folder `to` hold what `from` holds. At the top, what cargo builds and what is hidden but cargo's is left out.

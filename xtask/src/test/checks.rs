@@ -1,4 +1,4 @@
-//! Checks that are no tests: form, lints, the foreign host's build, the package's contents.
+//! Checks that are no tests: form, lints, the foreign host's build, the packages' contents.
 
 use std::process::Stdio;
 
@@ -71,21 +71,32 @@ fn adopt() -> Result<()> {
     cargo(&arguments, Some(&sysroot::ensure()?), &[])
 }
 
-/// The package holds the driver and nothing else.
+/// The packages that others may use, and the folders that belong in them.
+const PACKAGES: &[(&str, &[&str])] = &[("vtd", &["src/", "examples/"]), ("vtd-emu", &["src/", "tests/"])];
+
+/// Texts that each package has to bring.
+const TEXTS: &[&str] = &["README.md", "LICENSE-MIT", "LICENSE-APACHE"];
+
+/// Each package holds what belongs in it and nothing else.
 fn package() -> Result<()> {
-    let arguments = ["package", "--quiet", "--package", "vtd", "--allow-dirty", "--no-verify", "--offline"];
-    let text = places::output_of(places::cargo().args(arguments).arg("--list"))?;
-    let foreign: Vec<&str> = text.lines().filter(|file| !belongs(file)).collect();
-    if !foreign.is_empty() {
-        bail!("the package would hold {}; `include` in Cargo.toml says what it may", foreign.join(", "));
+    for (name, folders) in PACKAGES {
+        let arguments = ["package", "--quiet", "--package", name, "--allow-dirty", "--no-verify", "--offline"];
+        let text = places::output_of(places::cargo().args(arguments).arg("--list"))?;
+        let foreign: Vec<&str> = text.lines().filter(|file| !belongs(file, folders)).collect();
+        if !foreign.is_empty() {
+            bail!("package {name} would hold {}; `include` in Cargo.toml says what it may", foreign.join(", "));
+        }
+        if let Some(missing) = TEXTS.iter().find(|file| !text.lines().any(|line| line == **file)) {
+            bail!("package {name} would lack {missing}");
+        }
+        cargo(&arguments, None, &[])?;
     }
-    cargo(&arguments, None, &[])
+    Ok(())
 }
 
-fn belongs(file: &str) -> bool {
+fn belongs(file: &str, folders: &[&str]) -> bool {
     const META: &[&str] = &["Cargo.toml", "Cargo.toml.orig", "Cargo.lock", ".cargo_vcs_info.json"];
-    const TEXTS: &[&str] = &["README.md", "LICENSE-MIT", "LICENSE-APACHE"];
-    META.contains(&file) || TEXTS.contains(&file) || file.starts_with("src/") || file.starts_with("examples/")
+    META.contains(&file) || TEXTS.contains(&file) || folders.iter().any(|folder| file.starts_with(folder))
 }
 
 #[cfg(test)]
@@ -93,8 +104,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_package_is_the_driver() {
-        assert!(belongs("src/lib.rs") && belongs("examples/adopt/main.rs") && belongs("README.md"));
-        assert!(!belongs("kernel/src/main.rs") && !belongs("tests/qemu.rs") && !belongs("xtask/Cargo.toml"));
+    fn packages_hold_their_own_folders_only() {
+        let [(_, driver), (_, unit)] = PACKAGES else { panic!("two packages") };
+        assert!(["src/lib.rs", "examples/adopt/main.rs", "README.md"].iter().all(|file| belongs(file, driver)));
+        let foreign = ["kernel/src/main.rs", "tests/qemu.rs", "xtask/Cargo.toml", "emu/src/lib.rs"];
+        assert!(!foreign.iter().any(|file| belongs(file, driver)));
+        assert!(belongs("tests/speed.rs", unit) && !belongs("proptest-regressions/x.txt", unit));
     }
 }
