@@ -55,6 +55,9 @@ impl<M: Memory> Machine<M> {
             self.world.coherence.add_buffer(n, profile.coherent());
         }
         self.units.push(Unit::new(profile, self.world.random.bits()));
+        if n != 0 {
+            self.units.iter_mut().for_each(Unit::has_company);
+        }
         n
     }
     /// How many units there are.

@@ -120,6 +120,8 @@ pub struct Breach {
 #[derive(Clone, Debug)]
 pub struct Oracle {
     on: bool,
+    /// Other units may read the same tables.
+    company: bool,
     breaches: Vec<Breach>,
     map: Map,
     freed: Freed,
@@ -137,6 +139,7 @@ impl Default for Oracle {
     fn default() -> Self {
         Oracle {
             on: true,
+            company: false,
             breaches: Vec::new(),
             map: Map::default(),
             freed: Freed::default(),
@@ -226,6 +229,11 @@ impl Bus for Cpu<'_> {
 }
 
 impl Unit {
+    /// Other units may read the same tables. What is linked here may then be live there, and a CPU on the way between a store
+    /// to it and the flush: whether this unit sees it is judged at rest.
+    pub(crate) fn has_company(&mut self) {
+        self.oracle.company = true;
+    }
     /// Reports a breach.
     pub(crate) fn breach(&mut self, rule: Rule, what: core::fmt::Arguments<'_>) {
         if self.oracle.on && self.oracle.breaches.len() < MOST {

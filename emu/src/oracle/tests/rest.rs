@@ -155,6 +155,24 @@ fn a_table_is_linked_before_it_is_visible() {
 }
 
 #[test]
+fn with_other_units_around_a_linked_table_is_judged_at_rest() {
+    for flushed in [false, true] {
+        let mut software = Software::legacy(incoherent());
+        software.rig.unit.has_company();
+        software.hold_lines();
+        software.store(OTHERS + 0x10, SecondStageEntry::new(DATA).0[0]);
+        software.store(TABLES + 0x2008, SecondStageEntry::new(OTHERS).0[0]);
+        software.flush(TABLES + 0x2008);
+        software.clean();
+        if flushed {
+            software.flush(OTHERS + 0x10);
+        }
+        software.at_rest();
+        if flushed { software.clean() } else { software.broke(&[Rule::NotVisible]) }
+    }
+}
+
+#[test]
 fn bits_that_hardware_ignores_need_not_be_visible() {
     let mut software = Software::legacy(incoherent());
     software.hold_lines();

@@ -229,12 +229,12 @@ impl Maker {
     /// The entry with its accessed and dirty bits, or without.
     fn unmark(&mut self, bits: u64) -> u64 {
         const BOTH: u64 = 3 << 5;
-        match self.random.below(1000) {
+        match self.random.below(2000) {
             _ if !self.form.marks() => bits,
             // One of the two: QEMU leaves it so.
             0 => bits & !(1 << 6),
             1 => bits & !(1 << 5),
-            2..500 => bits & !BOTH,
+            2..1000 => bits & !BOTH,
             _ => bits,
         }
     }
