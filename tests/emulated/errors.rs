@@ -5,13 +5,15 @@ use vtd::{Domain, Error, ErrorKind, Owner, Step, Target};
 use vtd_emu::{Profile, Rule};
 
 use crate::host::Host;
-use crate::rig::{AT, Ask, Mode, Plan, Rig, dev, hpa, map, range};
+use crate::rig::{AT, Ask, Mode, Plan, Rig, dev, hpa, map, range, unmap};
 
 crate::stories!(
     a_command_that_is_never_carried_out_ends_in_time,
     a_unit_may_vanish_at_every_access,
     frames_may_end_at_every_allocation,
     an_attachment_whose_flush_fails_leaves_the_group_blocked,
+    a_device_that_was_taken_out_is_given_back_all_the_same,
+    completions_that_nobody_asked_for_change_nothing,
 );
 
 fn a_command_that_is_never_carried_out_ends_in_time(profile: &Profile, mode: Mode) {
@@ -88,7 +90,12 @@ fn a_unit_may_vanish_at_every_access(profile: &Profile, mode: Mode) {
     for n in (0..all).step_by(step as usize) {
         let rig = Plan::new(profile, mode).build();
         let page = rig.page();
-        rig.host.trouble().accesses = Some(n);
+        // Cut off, so that it goes on with what it was told; or gone itself.
+        if n / step % 2 == 0 {
+            rig.host.trouble().accesses = Some(n);
+        } else {
+            rig.host.machine().unit_mut(0).unwrap().adversary().gone_after = Some(n);
+        }
         let outcome = life(&rig, page);
         if let Err(e) = outcome {
             let expected = matches!(e.kind, ErrorKind::UnitGone | ErrorKind::Timeout(_) | ErrorKind::Unsupported(_));
@@ -162,4 +169,40 @@ fn an_attachment_whose_flush_fails_leaves_the_group_blocked(profile: &Profile, m
     rig.sound();
     rig.host.handler(None);
     assert!(matches!(rig.vtd.hand_back(), Err((_, e)) if e.kind == ErrorKind::Busy));
+}
+
+fn a_device_that_was_taken_out_is_given_back_all_the_same(profile: &Profile, mode: Mode) {
+    let rig = Plan::new(profile, mode).up();
+    let page = rig.page();
+    let (group, domain, _ear) = rig.attached(dev(3));
+    map(&domain, AT, page, 0x1000);
+    rig.reaches(dev(3), AT, page);
+    let gone = rig.function(dev(3));
+    rig.host.machine().remove(gone);
+    assert!(rig.read(dev(3), AT).is_err());
+    unmap(&domain, AT, AT + 0xfff);
+    group.release().unwrap();
+    drop(domain);
+    // The next one in the slot does not find what its predecessor had.
+    rig.end();
+}
+
+fn completions_that_nobody_asked_for_change_nothing(profile: &Profile, mode: Mode) {
+    if !profile.dt() {
+        return;
+    }
+    let rig = Plan::new(profile, mode).up();
+    let page = rig.page();
+    let (group, domain, ear) = rig.attached(dev(3));
+    for turn in 0..4 {
+        map(&domain, AT, page, 0x1000);
+        rig.reaches(dev(3), AT, page);
+        let source = dev(3).source.0;
+        rig.host.machine().with_unit(0, |unit, bus| unit.device_completion(bus, source, 1 << turn)).unwrap();
+        unmap(&domain, AT, AT + 0xfff);
+        rig.blocked(dev(3), AT, Ask::Read, 0x06, &ear);
+    }
+    group.release().unwrap();
+    drop(domain);
+    rig.end();
 }

@@ -54,8 +54,6 @@ pub struct Trouble {
     pub accesses: Option<u64>,
     /// The platform has no messages to give.
     pub no_messages: bool,
-    /// Interrupts come that nobody sent.
-    pub spurious: bool,
     /// Called with the machine before and after every store, and in every turn of a wait.
     pub around: Option<Around>,
 }
@@ -170,7 +168,6 @@ impl Host {
         let driver = own(&self.0.handler).clone();
         for _ in 0..8 {
             let messages = self.machine().messages();
-            let spurious = self.trouble().spurious && messages.is_empty();
             if let Some(driver) = &driver {
                 for m in &messages {
                     let event = match m.data & 3 {
@@ -181,12 +178,6 @@ impl Host {
                     if m.address == MESSAGE {
                         driver.interrupt(UnitId((m.data >> 2) as u16), event);
                     }
-                }
-                if spurious {
-                    let units = self.machine().units() as u16;
-                    [Event::Fault, Event::Invalidation, Event::PageRequest]
-                        .iter()
-                        .for_each(|e| (0..units).for_each(|u| driver.interrupt(UnitId(u), *e)));
                 }
             }
             if messages.is_empty() {
