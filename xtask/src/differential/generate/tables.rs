@@ -234,7 +234,8 @@ impl Maker {
             // One of the two: QEMU leaves it so.
             0 => bits & !(1 << 6),
             1 => bits & !(1 << 5),
-            2..1000 => bits & !BOTH,
+            // Neither: a read leaves one of them, and a write after it is what QEMU does otherwise.
+            2..700 => bits & !BOTH,
             _ => bits,
         }
     }
