@@ -91,7 +91,7 @@ fn a_unit_may_vanish_at_every_access(profile: &Profile, mode: Mode) {
         let rig = Plan::new(profile, mode).build();
         let page = rig.page();
         // Cut off, so that it goes on with what it was told; or gone itself.
-        if n / step % 2 == 0 {
+        if (n / step).is_multiple_of(2) {
             rig.host.trouble().accesses = Some(n);
         } else {
             rig.host.machine().unit_mut(0).unwrap().adversary().gone_after = Some(n);
