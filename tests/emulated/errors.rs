@@ -2,7 +2,7 @@
 //! is given away, and nothing is blocked that was not or open that should be blocked.
 
 use vtd::{Domain, Error, ErrorKind, Owner, Step, Target};
-use vtd_emu::{Profile, Rule};
+use vtd_emu::{Profile, Rule, Size};
 
 use crate::host::Host;
 use crate::rig::{AT, Ask, Mode, Plan, Rig, dev, hpa, map, range, unmap};
@@ -183,9 +183,11 @@ fn a_device_that_was_taken_out_is_given_back_all_the_same(profile: &Profile, mod
     unmap(&domain, AT, AT + 0xfff);
     group.release().unwrap();
     drop(domain);
-    // The next one in the slot does not find what its predecessor had.
     rig.end();
 }
+
+/// FSTS.ICE.
+const ICE: u64 = 1 << 5;
 
 fn completions_that_nobody_asked_for_change_nothing(profile: &Profile, mode: Mode) {
     if !profile.dt() {
@@ -199,8 +201,11 @@ fn completions_that_nobody_asked_for_change_nothing(profile: &Profile, mode: Mod
         rig.reaches(dev(3), AT, page);
         let source = dev(3).source.0;
         rig.host.machine().with_unit(0, |unit, bus| unit.device_completion(bus, source, 1 << turn)).unwrap();
+        assert_ne!(rig.host.machine().read(0, 0x34, Size::Double) & ICE, 0);
+        rig.settle();
         unmap(&domain, AT, AT + 0xfff);
         rig.blocked(dev(3), AT, Ask::Read, 0x06, &ear);
+        assert_eq!(rig.host.machine().read(0, 0x34, Size::Double) & ICE, 0);
     }
     group.release().unwrap();
     drop(domain);
