@@ -491,5 +491,6 @@ impl<P: Platform> Vtd<P> {
     }
 }
 
+mod power;
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,7 @@ use super::errata::Errata;
 use super::fault_log::FaultLog;
 use super::ids::DomainIds;
 use super::invalidate::Batch;
+use super::power::Kept;
 use super::queue::Queue;
 use super::root::RootTable;
 use super::{Host, Unit, phase};
@@ -161,6 +162,7 @@ impl<P: Platform> Unit<P> {
             faults,
             ids: Lock::new(Rank::Entries, ids),
             root: Lock::new(Rank::Entries, root),
+            kept: Lock::new(Rank::Leaf, Kept::default()),
         })
     }
 
@@ -177,6 +179,12 @@ impl<P: Platform> Unit<P> {
         if on.contains(Gsts::TES) {
             self.command(h, Command::Translation(false))?;
         }
+        self.silence(h, on)?;
+        Ok(on)
+    }
+
+    /// Turns off a queue that is not ours, and has the unit's events masked and cleared.
+    pub(super) fn silence(&self, h: &Host<P>, on: Gsts) -> Result<(), Error> {
         if on.contains(Gsts::QIES) {
             // The predecessor's descriptors are in memory that it may still own: let them run out first. A queue that stopped
             // at an error never drains and takes no tail; what it left undone is part of our global invalidations.
@@ -200,7 +208,7 @@ impl<P: Platform> Unit<P> {
         clear.set(Fsts::IQE, self.caps.ecap.qi());
         clear.set(Fsts::ICE | Fsts::ITE, self.caps.ecap.dt());
         self.regs.write32(at::FSTS, clear.bits());
-        Ok(on)
+        Ok(())
     }
 
     /// Turns the queue on, where the unit has one and it is wanted.
@@ -208,14 +216,29 @@ impl<P: Platform> Unit<P> {
         let Some(q) = &self.queue else { return Ok(()) };
         // A tail left over from before would be taken as descriptors to fetch.
         self.regs.write64(at::IQT, 0);
-        self.regs.write64(at::IQA, q.address(&h.platform).0);
+        self.put(at::IQA, q.address(&h.platform).0, Step::Queue)?;
         self.command(h, Command::Queue(true))
+    }
+
+    /// Writes a register that says where the unit reads memory: one that does not take it is not to go by it.
+    fn put(&self, at: u32, v: u64, step: Step) -> Result<(), Error> {
+        self.regs.write64(at, v);
+        self.reads(at, v, step)
+    }
+
+    /// An error where a register does not read as it was written.
+    pub(super) fn reads(&self, at: u32, v: u64, step: Step) -> Result<(), Error> {
+        match self.regs.read64(at) {
+            now if now == v => Ok(()),
+            u64::MAX => Err(ErrorKind::UnitGone.on(self.id)),
+            _ => Err(ErrorKind::Unverified(step).on(self.id)),
+        }
     }
 
     /// Has the unit take its root table, all entries absent but those written before, and drop what it cached.
     pub(crate) fn start_root(&self, h: &Host<P>) -> Result<(), Error> {
         let table = self.root.lock(&h.platform).hpa(&h.platform);
-        self.regs.write64(at::RTADDR, RootPointer::new(table.get(), self.mode).0);
+        self.put(at::RTADDR, RootPointer::new(table.get(), self.mode).0, Step::RootPointer)?;
         self.command(h, Command::RootPointer)?;
         // Also where SRTP does it itself (CAP.ESRTPS): it shows that the queue works before anything depends on it, and a
         // queue that has completed no wait cannot be turned off (VT-d 6.5.2.1).
@@ -237,16 +260,20 @@ impl<P: Platform> Unit<P> {
 
     fn lead(&self, h: &Host<P>, control: u32, e: Event) -> bool {
         let Ok(m) = h.platform.event(self.id, e) else { return false };
-        let m = EventMessage::new(m.address, m.data);
+        self.set_event(control, EventMessage::new(m.address, m.data));
+        true
+    }
+
+    /// Has an event raise this message.
+    pub(super) fn set_event(&self, control: u32, m: EventMessage) {
         self.regs.write32(control + at::EVENT_DATA, m.data);
         self.regs.write32(control + at::EVENT_ADDRESS, m.address);
         self.regs.write32(control + at::EVENT_UPPER, m.upper);
         let was = EventControl::from_bits_retain(self.regs.read32(control));
         self.regs.write32(control, (was & !EventControl::IM).bits());
-        true
     }
 
-    fn mask(&self, control: u32) {
+    pub(super) fn mask(&self, control: u32) {
         let was = EventControl::from_bits_retain(self.regs.read32(control));
         self.regs.write32(control, (was | EventControl::IM).bits());
     }
@@ -279,6 +306,11 @@ impl<P: Platform> Unit<P> {
         if self.status()?.contains(Gsts::TES) {
             self.command(h, Command::Translation(false))?;
         }
+        self.queue_off(h)
+    }
+
+    /// No more events, and the queue off when it has drained.
+    pub(super) fn queue_off(&self, h: &Host<P>) -> Result<(), Error> {
         self.mask(at::FECTL);
         if self.queue.is_some() {
             self.mask(at::IECTL);

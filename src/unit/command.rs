@@ -19,6 +19,10 @@ pub(crate) enum Command {
     Queue(bool),
     /// Interrupt remapping on or off (IRE).
     InterruptRemapping(bool),
+    /// Latch IRTA (SIRTP).
+    InterruptTable,
+    /// Interrupts of compatibility format pass, or not (CFI).
+    CompatibilityInterrupts(bool),
     /// Flush the write buffer (WBF).
     WriteBuffer,
 }
@@ -31,6 +35,8 @@ impl Command {
             Command::Translation(on) => (Gcmd::TE, on, Gsts::TES, on),
             Command::Queue(on) => (Gcmd::QIE, on, Gsts::QIES, on),
             Command::InterruptRemapping(on) => (Gcmd::IRE, on, Gsts::IRES, on),
+            Command::InterruptTable => (Gcmd::SIRTP, true, Gsts::IRTPS, true),
+            Command::CompatibilityInterrupts(on) => (Gcmd::CFI, on, Gsts::CFIS, on),
             Command::WriteBuffer => (Gcmd::WBF, true, Gsts::WBFS, false),
         }
     }
@@ -45,7 +51,9 @@ impl Command {
             Command::RootPointer => Step::RootPointer,
             Command::Translation(_) => Step::Translation,
             Command::Queue(_) => Step::Queue,
-            Command::InterruptRemapping(_) => Step::InterruptRemapping,
+            Command::InterruptRemapping(_) | Command::InterruptTable | Command::CompatibilityInterrupts(_) => {
+                Step::InterruptRemapping
+            }
             Command::WriteBuffer => Step::WriteBuffer,
         }
     }

@@ -10,6 +10,7 @@ pub(crate) mod fault_log;
 pub(crate) mod ids;
 pub(crate) mod invalidate;
 pub(crate) mod pasid;
+pub(crate) mod power;
 pub(crate) mod queue;
 pub(crate) mod root;
 #[cfg(test)]
@@ -97,6 +98,8 @@ pub(crate) struct Unit<P: Platform> {
     faults: FaultLog,
     pub(crate) ids: Lock<DomainIds>,
     pub(crate) root: Lock<RootTable>,
+    /// What `suspend` found, for `resume`.
+    kept: Lock<power::Kept>,
 }
 
 /// How far a unit has come.
@@ -105,6 +108,8 @@ mod phase {
     pub(super) const TAKEN: u32 = 1;
     /// Taken over, and translation is on.
     pub(super) const TRANSLATING: u32 = 2;
+    /// Ours, with translation and queue off: it caches nothing, and there is nothing to invalidate.
+    pub(super) const SUSPENDED: u32 = 3;
 }
 
 impl<P: Platform> Unit<P> {

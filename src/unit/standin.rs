@@ -13,6 +13,7 @@ pub(crate) const SRTP: u32 = 1 << 30;
 pub(crate) const WBF: u32 = 1 << 27;
 pub(crate) const QIE: u32 = 1 << 26;
 pub(crate) const IRE: u32 = 1 << 25;
+pub(crate) const SIRTP: u32 = 1 << 24;
 const ONE_SHOT: u32 = 1 << 30 | 1 << 29 | 1 << 27 | 1 << 24;
 
 /// 3 and 4 levels, 48 bits, 2 MiB and 1 GiB, page-selective up to 2^18 pages, 65536 ids, 4 fault registers at 0x220.
@@ -68,6 +69,8 @@ pub(crate) struct State {
     pub(crate) stuck: u32,
     /// CCMD and IOTLB: never done, or refused.
     pub(crate) register_path: Answer,
+    /// Registers that do not take what is written.
+    pub(crate) deaf: Vec<u32>,
     /// The queue does nothing.
     pub(crate) asleep: bool,
     /// A record that was cleared is there again.
@@ -147,6 +150,9 @@ impl Standin {
                 None => return (0..0x6000).step_by(4).for_each(|at| self.regs.set32(at, u32::MAX)),
             }
         }
+        if s.deaf.contains(&place) {
+            return;
+        }
         match place {
             at::GCMD => self.command(&mut s, v as u32),
             at::FSTS => {
@@ -172,7 +178,7 @@ impl Standin {
             }
             at::PMEN => self.regs.set32(place, v as u32 & 1 << 31 | (v >> 31) as u32 & 1),
             at::ICS => self.regs.set32(place, self.regs.get32(place) & !(v as u32)),
-            at::RTADDR | at::IQA => self.regs.set64(place, v),
+            at::RTADDR | at::IQA | at::IRTA => self.regs.set64(place, v),
             FRCD..0x260 if place % 16 == 12 => {
                 assert_eq!(v, 1 << 31, "bit 31 alone clears a record");
                 let again = u32::from(s.storm) << 31;
@@ -208,7 +214,7 @@ impl Standin {
             }
             _ => {}
         }
-        let kept = if changed & ONE_SHOT != 0 { status | changed & SRTP } else { status ^ changed };
+        let kept = if changed & ONE_SHOT != 0 { status | changed & (SRTP | SIRTP) } else { status ^ changed };
         self.regs.set32(at::GSTS, kept);
         self.run(s);
     }
@@ -265,6 +271,17 @@ impl Standin {
         }
     }
 
+    /// Its power goes and comes again: registers are as after reset, and what was cached may be anything.
+    pub(crate) fn lose_power(&self) {
+        self.state().fsts = 0;
+        for at in (at::GSTS..at::PMEN).chain(at::IQH..at::IRTA + 8).step_by(4) {
+            self.regs.set32(at, 0);
+        }
+        for control in [at::FECTL, at::IECTL] {
+            self.regs.set32(control, 1 << 31);
+        }
+    }
+
     /// The queue goes on with what came meanwhile.
     pub(crate) fn awake(&self) {
         let mut s = self.state();
@@ -297,6 +314,7 @@ impl Standin {
         let tagged = |e: &[u64; 4]| scalable || did == if e[0] & 1 == 0 { 0 } else { (e[1] >> 8) as u16 };
         let names = |e: &[u64; 8]| did == if e[0] & 1 == 0 { 0 } else { e[1] as u16 };
         match (d[0] & 15, scope) {
+            (4, 0) => {}
             (1, 1) => s.contexts.clear(),
             (1, 2) => s.contexts.retain(|_, e| !tagged(e)),
             (1, 3) => s.contexts.retain(|k, e| *k != source || !tagged(e)),

@@ -6,4 +6,5 @@ mod domain;
 mod faults;
 mod heap;
 mod machine;
+mod power;
 mod threads;
