@@ -2,6 +2,7 @@
 //! firmware, and nothing of the unit is believed before it reads back.
 
 use super::command::Command;
+use super::invalidate::Batch;
 use super::{Host, Unit, phase};
 use crate::host::error::{Error, ErrorKind, State, Step};
 use crate::host::platform::{Platform, Registers};
@@ -50,11 +51,16 @@ impl<P: Platform> Unit<P> {
             }
             _ => {}
         }
-        // Invalidations go on until the unit cannot use what it has cached any more.
         if self.status()?.contains(Gsts::TES) {
             self.command(h, Command::Translation(false))?;
         }
-        self.phase.store(phase::SUSPENDED, Ordering::Release);
+        // From now on it fills no cache: what is in them goes, and there is nothing left to flush.
+        if !self.suspended() {
+            let mut all = Batch::new();
+            self.add_everything(&mut all);
+            self.invalidate(h, &all)?;
+            self.phase.store(phase::SUSPENDED, Ordering::Release);
+        }
         self.queue_off(h)
     }
 
