@@ -68,6 +68,12 @@ pub(crate) struct Place {
     pub(crate) node: Option<u32>,
 }
 
+impl Place {
+    pub(crate) fn of(u: &crate::dmar::Unit) -> Self {
+        Place { id: u.id, segment: u.segment, base: u.base, window: u.window, node: u.node }
+    }
+}
+
 /// The tables that a unit runs on.
 fn mode(wanted: Tables, ecap: Ecap) -> Result<TableMode, ErrorKind> {
     let scalable = ecap.smts() && ecap.qi();
@@ -132,10 +138,10 @@ impl<P: Platform> Unit<P> {
                 return Err(e);
             }
         };
-        let (demanded, width) = match mode {
-            TableMode::Scalable => (true, DescriptorWidth::Bits256),
-            _ => (caps.version.major() >= 6, DescriptorWidth::Bits128),
-        };
+        let scalable = mode == TableMode::Scalable;
+        let demanded = scalable || caps.version.major() >= 6;
+        // Abort-DMA mode wants wide descriptors as scalable mode does, and legacy mode takes them from units that have it.
+        let width = if scalable || caps.ecap.adms() { DescriptorWidth::Bits256 } else { DescriptorWidth::Bits128 };
         let wanted = caps.ecap.qi() && (h.config.queue || demanded);
         let queue = match wanted.then(|| Queue::new(p, h.config.queue_order, width, node)).transpose() {
             Ok(queue) => queue,
@@ -166,9 +172,17 @@ impl<P: Platform> Unit<P> {
         })
     }
 
+    /// What is on.
+    pub(crate) fn on(&self) -> Result<Gsts, Error> {
+        Ok(self.status()? & (Gsts::TES | Gsts::QIES | Gsts::IRES))
+    }
+
     /// Deals with a unit that is on already, and clears what it recorded before. Says what was found on.
     pub(crate) fn quiet(&self, h: &Host<P>, found: TakeOver) -> Result<Gsts, Error> {
-        let on = self.status()? & (Gsts::TES | Gsts::QIES | Gsts::IRES);
+        if self.shielded() {
+            return Ok(Gsts::empty());
+        }
+        let on = self.on()?;
         if !on.is_empty() && found == TakeOver::Refuse {
             return Err(ErrorKind::State(State::FoundOn).on(self.id));
         }
@@ -214,6 +228,10 @@ impl<P: Platform> Unit<P> {
     /// Turns the queue on, where the unit has one and it is wanted.
     pub(crate) fn start_queue(&self, h: &Host<P>) -> Result<(), Error> {
         let Some(q) = &self.queue else { return Ok(()) };
+        // Ours already, where the unit was shielded.
+        if self.status()?.contains(Gsts::QIES) {
+            return Ok(());
+        }
         // A tail left over from before would be taken as descriptors to fetch.
         self.regs.write64(at::IQT, 0);
         self.put(at::IQA, q.address(&h.platform).0, Step::Queue)?;
@@ -235,10 +253,23 @@ impl<P: Platform> Unit<P> {
         }
     }
 
-    /// Has the unit take its root table, all entries absent but those written before, and drop what it cached.
+    /// Has the unit take its root table, all entries absent but those written before, and drop what it cached. Not yet where
+    /// it blocks everything until firmware's regions are mapped (`leave_shield`).
     pub(crate) fn start_root(&self, h: &Host<P>) -> Result<(), Error> {
+        if self.shielded() {
+            return Ok(());
+        }
+        self.latch_tables(h)
+    }
+
+    pub(super) fn latch_tables(&self, h: &Host<P>) -> Result<(), Error> {
         let table = self.root.lock(&h.platform).hpa(&h.platform);
-        self.put(at::RTADDR, RootPointer::new(table.get(), self.mode).0, Step::RootPointer)?;
+        self.latch(h, RootPointer::new(table.get(), self.mode))
+    }
+
+    /// Has the unit go by this root pointer, and drop what it cached.
+    pub(super) fn latch(&self, h: &Host<P>, root: RootPointer) -> Result<(), Error> {
+        self.put(at::RTADDR, root.0, Step::RootPointer)?;
         self.command(h, Command::RootPointer)?;
         // Also where SRTP does it itself (CAP.ESRTPS): it shows that the queue works before anything depends on it, and a
         // queue that has completed no wait cannot be turned off (VT-d 6.5.2.1).
@@ -281,8 +312,11 @@ impl<P: Platform> Unit<P> {
     /// Translation on; then protected memory off, which would go on blocking. Says whether it was on.
     pub(crate) fn start_translation(&self, h: &Host<P>) -> Result<bool, Error> {
         self.flush_write_buffer(h)?;
-        self.command(h, Command::Translation(true))?;
+        if !self.status()?.contains(Gsts::TES) {
+            self.command(h, Command::Translation(true))?;
+        }
         let was = self.protected_memory_off(h)?;
+        self.kept.lock(&h.platform).protecting = false;
         self.phase.store(phase::TRANSLATING, Ordering::Release);
         Ok(was)
     }
@@ -305,6 +339,9 @@ impl<P: Platform> Unit<P> {
     fn turn_off(&self, h: &Host<P>) -> Result<(), Error> {
         if self.status()?.contains(Gsts::TES) {
             self.command(h, Command::Translation(false))?;
+        }
+        if core::mem::take(&mut self.kept.lock(&h.platform).protecting) {
+            self.protected_memory_off(h)?;
         }
         self.queue_off(h)
     }

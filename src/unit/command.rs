@@ -106,6 +106,23 @@ impl<P: Platform> Unit<P> {
         Ok(true)
     }
 
+    /// Has protected memory cover all memory (VT-d 11.4.8), on a unit that has both regions and with protection off.
+    pub(super) fn protect_all_memory(&self, h: &Host<P>) -> Result<(), Error> {
+        let timeout = ErrorKind::Timeout(Step::ProtectedMemory).on(self.id);
+        let limit = h.config.command_deadline;
+        let _turn = self.commands.take(Wait::new(&h.platform, self.id, limit)).ok_or(timeout)?;
+        self.regs.write32(at::PLMBASE, 0);
+        self.regs.write32(at::PLMLIMIT, u32::MAX);
+        self.regs.write64(at::PHMBASE, 1 << 32);
+        self.regs.write64(at::PHMLIMIT, u64::MAX);
+        let was = Pmen::from_bits_retain(self.regs.read32(at::PMEN));
+        self.regs.write32(at::PMEN, (was | Pmen::EPM).bits());
+        self.until(h, limit, timeout, |u| {
+            u.status()?;
+            Ok(Pmen::from_bits_retain(u.regs.read32(at::PMEN)).contains(Pmen::PRS))
+        })
+    }
+
     /// Looks at the registers until `done` says so, or the deadline passes.
     pub(crate) fn until(
         &self,

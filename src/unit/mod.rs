@@ -13,6 +13,7 @@ pub(crate) mod pasid;
 pub(crate) mod power;
 pub(crate) mod queue;
 pub(crate) mod root;
+pub mod shield;
 #[cfg(test)]
 pub(crate) mod standin;
 #[cfg(test)]
@@ -110,6 +111,8 @@ mod phase {
     pub(super) const TRANSLATING: u32 = 2;
     /// Ours, with translation and queue off: it caches nothing, and there is nothing to invalidate.
     pub(super) const SUSPENDED: u32 = 3;
+    /// Taken over, in abort-DMA mode: every request is blocked, whatever tables say.
+    pub(super) const SHIELDED: u32 = 4;
 }
 
 impl<P: Platform> Unit<P> {

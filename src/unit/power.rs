@@ -18,6 +18,8 @@ pub(crate) struct Kept {
     faults: Option<EventMessage>,
     completions: Option<EventMessage>,
     remapping: Option<Remapping>,
+    /// Protected memory covers everything, until translation is on (`leave_shield`).
+    pub(super) protecting: bool,
 }
 
 /// Interrupt remapping that is on: IRTA, and whether interrupts of compatibility format pass.
@@ -70,6 +72,7 @@ impl<P: Platform> Unit<P> {
         Kept {
             faults: self.event(at::FECTL),
             completions: self.queue.as_ref().and_then(|_| self.event(at::IECTL)),
+            protecting: false,
             remapping: remapping.then(|| Remapping { table: self.regs.read64(at::IRTA), compatible }),
         }
     }

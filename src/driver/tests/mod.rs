@@ -7,4 +7,5 @@ mod faults;
 mod heap;
 mod machine;
 mod power;
+mod shield;
 mod threads;
