@@ -23,7 +23,7 @@ impl Night {
         let domain: Domain<Host> = m.vtd.domain(&WIDE).unwrap();
         map(&domain, 0x1000, 0x5000, 0x1000);
         let groups = [dev(1), dev(9)].map(|d| m.claim(d));
-        groups.iter().for_each(|g| drop(g.attach(Target::Domain(&domain)).unwrap()));
+        groups.iter().for_each(|g| assert!(g.attach(Target::Domain(&domain)).is_ok()));
         let n = Night { m, domain, groups };
         assert_eq!(n.page(0x1000), [Some(0x5000); 2]);
         n.m.forget();
