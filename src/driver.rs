@@ -241,7 +241,7 @@ impl<P: Platform> Vtd<P> {
             if regions().next().is_none() {
                 continue;
             }
-            let outcome = if members.iter().any(|m| m.unit.is_none()) {
+            let outcome = if members.iter().any(|m| m.unit().is_none()) {
                 Err(ErrorKind::Unsupported(Need::Unit).into())
             } else {
                 let group = Group::unclaimed(&self.0, g)?;
@@ -324,7 +324,7 @@ impl<P: Platform> Vtd<P> {
     pub fn unit_of(&self, d: DeviceId) -> Result<UnitId, Error> {
         let registry = self.0.registry()?;
         let (g, m) = registry.find(d).ok_or(ErrorKind::Unknown.of(d))?;
-        let unit = registry.members(g).get(m).and_then(|m| self.0.units().get(m.unit?));
+        let unit = registry.members(g).get(m).and_then(|m| self.0.units().get(m.unit()?));
         unit.map(|u| u.id).ok_or(ErrorKind::Unsupported(Need::Unit).of(d))
     }
 
@@ -397,7 +397,7 @@ impl<P: Platform> Vtd<P> {
         let place = registry.find(id);
         let member = place.and_then(|(g, m)| registry.members(g).get(m));
         let device = member.map(|m| m.device);
-        let own = member.and_then(|m| core.units().get(m.unit?)).is_some_and(|u| u.id == unit.id);
+        let own = member.and_then(|m| core.units().get(m.unit()?)).is_some_and(|u| u.id == unit.id);
         let share = core.host().config.faults_per_service;
         let mut handler = None;
         if let Some((g, m)) = place {

@@ -31,6 +31,10 @@ mod driver;
 mod host;
 /// The hardware's own formats, for who reads or builds tables by hand.
 pub mod hw;
+/// What is flushed when something changed, as the driver does it.
+pub mod invalidation {
+    pub use crate::unit::rules::{Change, Mode, Rule, Step, TABLE};
+}
 mod space;
 mod unit;
 
@@ -49,7 +53,7 @@ pub use space::domain::{Deferred, Domain, Edit, FlushMode, Strict};
 pub use space::flush::Flushed;
 pub use space::iova::{IovaError, IovaSpace};
 pub use space::paging::{Access, PageSizes};
-pub use space::spec::DomainSpec;
+pub use space::spec::{DomainSpec, Stage};
 pub use space::unmapped::{NotFlushed, Pending, Unmapped};
 pub use unit::bring_up::{Skipped, TakeOver};
 pub use unit::config::{Config, Tables};

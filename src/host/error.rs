@@ -100,6 +100,9 @@ pub enum Need {
     SnoopControl,
     /// Dirty bits in the second stage.
     DirtyTracking,
+    /// Requests with PASID of this device that nobody turns round on their way: the PASID capability, PCI Express all the
+    /// way, and no other member of its group that can send them.
+    DevicePasid,
     /// A remapping unit that serves the device.
     Unit,
     /// A remapping unit at all.
@@ -128,6 +131,8 @@ pub enum Field {
     Device,
     /// The domain: another driver made it.
     Domain,
+    /// The PASID: wider than the device or its unit takes, or the one that stands for requests without PASID.
+    Pasid,
 }
 
 /// The step whose deadline passed, or that the platform failed at.
@@ -275,6 +280,9 @@ impl fmt::Display for Need {
             Need::Coherence => "snooped page-table walks (ECAP.C, in scalable mode ECAP.SMPWCS)",
             Need::SnoopControl => "snoop control (ECAP.SC)",
             Need::DirtyTracking => "dirty bits in the second stage (ECAP.SSADS)",
+            Need::DevicePasid => {
+                "a device with the PASID capability whose requests no bridge or other such device of its group can turn round"
+            }
             Need::Unit => "a working remapping unit that serves the device",
             Need::AnyUnit => "a working remapping unit",
         })
@@ -295,6 +303,7 @@ impl fmt::Display for Field {
             }
             Field::Device => "the device is no member of the group",
             Field::Domain => "the domain is not one of this driver's",
+            Field::Pasid => "the PASID, which must be one that the device and its unit take",
         })
     }
 }

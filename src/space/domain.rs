@@ -2,9 +2,9 @@
 
 use super::flush::Flushed;
 use super::paging::Access;
-use super::paging::engine::Paging;
 use super::spec::DomainSpec;
 use super::state::{Space, State};
+use super::tables::Tables;
 use super::unmapped::Unmapped;
 use crate::host::address::{Hpa, Iova, Range};
 use crate::host::error::{Error, ErrorKind, MapError, MapWhy};
@@ -84,7 +84,7 @@ impl<P: Platform, M: FlushMode> Domain<P, M> {
 
     /// The input addresses that the tables reach: from 0 to the last of the domain's width.
     pub fn addresses(&self) -> Range {
-        let last = self.space.lock().tables.as_ref().map_or(Iova::at(0), Paging::last);
+        let last = self.space.lock().tables.as_ref().map_or(Iova::at(0), Tables::last);
         Range { first: Iova::at(0), last }
     }
 

@@ -14,7 +14,7 @@ use super::{Host, Unit, phase};
 use crate::host::address::{Hpa, UnitId};
 use crate::host::error::{Error, ErrorKind, Need, State, Step};
 use crate::host::platform::{Event, Platform, Registers};
-use crate::host::sync::{AtomicU32, Lock, Ordering, Rank};
+use crate::host::sync::{AtomicU32, AtomicU64, Lock, Ordering, Rank};
 use crate::host::wait::Turn;
 use crate::hw::capabilities::{Cap, Capabilities, Ecap, Version};
 use crate::hw::faults::FaultRecord;
@@ -77,10 +77,11 @@ impl Place {
 /// The tables that a unit runs on.
 fn mode(wanted: Tables, ecap: Ecap) -> Result<TableMode, ErrorKind> {
     let scalable = ecap.smts() && ecap.qi();
+    let tables = ecap.ssts() || ecap.fsts();
     match wanted {
-        Tables::Scalable if scalable && (ecap.ssts() || ecap.pt()) => Ok(TableMode::Scalable),
+        Tables::Scalable if scalable && (tables || ecap.pt()) => Ok(TableMode::Scalable),
         Tables::Scalable => Err(ErrorKind::Unsupported(Need::ScalableMode)),
-        Tables::Best if scalable && ecap.ssts() => Ok(TableMode::Scalable),
+        Tables::Best if scalable && tables => Ok(TableMode::Scalable),
         Tables::Best | Tables::Legacy => Ok(TableMode::Legacy),
     }
 }
@@ -164,6 +165,7 @@ impl<P: Platform> Unit<P> {
             commands: Turn::new(),
             phase: AtomicU32::new(phase::OFF),
             doubted: AtomicU32::new(0),
+            wide_flushes: AtomicU64::new(0),
             queue,
             faults,
             ids: Lock::new(Rank::Entries, ids),
