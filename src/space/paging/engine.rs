@@ -154,10 +154,10 @@ impl<F: Format> Paging<F> {
         if (at | to | len) & (PAGE - 1) != 0 || len == 0 {
             return Err(Failed::at(MapWhy::Alignment, at));
         }
-        if to > self.last_out || rest > self.last_out - to {
-            return Err(Failed::at(MapWhy::Width, at));
-        }
         let Some(at) = self.place(at, rest) else { return Err(Failed::at(MapWhy::Width, at)) };
+        if to > self.last_out || rest > self.last_out - to {
+            return Err(self.fail(MapWhy::Width, at));
+        }
         if meets_interrupts(at, rest) || meets_interrupts(to, rest) {
             return Err(Failed::at(MapWhy::InterruptRange, at));
         }
@@ -422,10 +422,15 @@ impl<F: Format> Paging<F> {
         if !range.is_aligned(PAGE) || first > last {
             return Err(Failed::at(MapWhy::Alignment, first));
         }
-        match self.place(first, last - first) {
-            Some(at) => Ok((at, at + (last - first))),
-            None => Err(Failed::at(MapWhy::Width, first)),
+        if last <= self.last {
+            return Ok((first, last));
         }
+        if F::CANONICAL
+            && let Some(at) = self.place_above(first, last - first)
+        {
+            return Ok((at, at + (last - first)));
+        }
+        Err(Failed::at(MapWhy::Width, first))
     }
 
     /// Where the tree has the `rest` + 1 bytes from `at` on; `None` beyond the width and where one is not canonical.

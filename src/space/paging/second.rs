@@ -37,7 +37,7 @@ impl SecondStage {
     /// Rights as bits 1:0, which is the order that `Access` has. Nothing but rights can be said.
     const fn rights(how: Access) -> Option<u64> {
         let bits = how.bits() as u64;
-        if bits == 0 || bits > READ | WRITE { None } else { Some(bits) }
+        if bits.wrapping_sub(1) < READ | WRITE { Some(bits) } else { None }
     }
 }
 

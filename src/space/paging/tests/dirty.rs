@@ -63,10 +63,12 @@ fn dirty_pages_agree_with_a_plain_model<F: Kind>() {
                     let _ = b.paging.protect(&b.host, r, [Access::READ, all][b.random.below(2) as usize]);
                 }
                 5..9 => {
-                    // Hardware writes through a page: all of it is dirty then.
-                    let at = base + b.random.below(window / PAGE) * PAGE;
-                    if let Some((first, last)) = b.used(at) {
-                        dirty.extend((first..=last).step_by(PAGE as usize));
+                    // Hardware writes through pages: all of a page is dirty then.
+                    for _ in 0..8 {
+                        let at = base + b.random.below(window / PAGE) * PAGE;
+                        if let Some((first, last)) = b.used(at) {
+                            dirty.extend((first..=last).step_by(PAGE as usize));
+                        }
                     }
                 }
                 kind => {
@@ -91,7 +93,7 @@ fn dirty_pages_agree_with_a_plain_model<F: Kind>() {
             }
             assert_eq!(levels, b.levels);
         }
-        assert!(reported as u64 > scaled(1000));
+        assert!(reported as u64 > scaled(1000), "{reported} pages");
         b.flush();
         let all = Range::new(base, base + window - 1).unwrap();
         let mut bits = words(all);
