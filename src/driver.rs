@@ -22,6 +22,7 @@ use crate::unit::bring_up::{Place, Skipped, TakeOver};
 use crate::unit::config::Config;
 use crate::unit::errata::{Errata, Erratum};
 use crate::unit::fault_log::FaultLog;
+use crate::unit::shield::LeftShield;
 use crate::unit::{Machine, Unit};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -74,6 +75,8 @@ pub struct UnitReport {
     pub fault_interrupt: bool,
     /// Protected memory was on and was turned off.
     pub protected_memory: bool,
+    /// How it came out of abort-DMA mode, where it was in that ([`Vtd::shield`]).
+    pub left_shield: Option<LeftShield>,
 }
 
 /// One region in [`BringUp`].
@@ -114,6 +117,7 @@ impl<P: Platform> Vtd<P> {
             topology,
             identity,
             up: Once::new(),
+            shielded: Lock::new(Rank::Leaf, Vec::new()),
             one_to_one: Lock::new(Rank::Groups, None),
             rest: Lock::new(Rank::Leaf, Rest::default()),
         };
@@ -137,7 +141,8 @@ impl<P: Platform> Vtd<P> {
         let mut report = BringUp { units: Vec::new(), firmware: Vec::new(), errata: Vec::new() };
         let mut units = Vec::new();
         if let Err(e) = self.probe(&mut report, &mut units) {
-            units.into_iter().for_each(|u: Unit<P>| u.release(core.platform()));
+            self.give_up(units);
+            self.give_up(self.take_shielded());
             return Err(e);
         }
         if units.is_empty() {
@@ -161,8 +166,16 @@ impl<P: Platform> Vtd<P> {
         let errata = Errata::of(&core.identity);
         *units = grow::with_capacity(core.topology.units().len())?;
         for u in core.topology.units() {
-            let place = Place { id: u.id, segment: u.segment, base: u.base, window: u.window, node: u.node };
-            let (tables, skipped) = match Unit::probe(core.host(), place, errata)? {
+            let place = Place::of(u);
+            let shielded = {
+                let mut list = core.shielded.lock(core.platform());
+                list.iter().position(|unit| unit.id == u.id).map(|i| list.swap_remove(i))
+            };
+            let probed = match shielded {
+                Some(unit) => Ok(unit),
+                None => Unit::probe(core.host(), place, errata)?,
+            };
+            let (tables, skipped) = match probed {
                 Ok(unit) => {
                     let mode = unit.mode;
                     grow::push(units, unit)?;
@@ -178,6 +191,7 @@ impl<P: Platform> Vtd<P> {
                 queue: false,
                 fault_interrupt: false,
                 protected_memory: false,
+                left_shield: None,
             };
             grow::push(&mut report.units, line)?;
         }
@@ -209,8 +223,11 @@ impl<P: Platform> Vtd<P> {
         core.up.call_once(|| registry);
         self.keep_firmware(&mut report.firmware)?;
         for unit in core.units() {
+            let (left, before) = unit.leave_shield(host)?;
             let was = unit.start_translation(host)?;
-            report.units.iter_mut().filter(|l| l.unit == unit.id).for_each(|l| l.protected_memory = was);
+            let was = before.unwrap_or(was);
+            let lines = report.units.iter_mut().filter(|l| l.unit == unit.id);
+            lines.for_each(|l| (l.protected_memory, l.left_shield) = (was, left));
         }
         Ok(())
     }
@@ -247,17 +264,17 @@ impl<P: Platform> Vtd<P> {
             Ok(taken) => taken,
             Err(core) => return Err((Vtd(core), ErrorKind::Busy.into())),
         };
-        let Core { machine, topology, identity, up, one_to_one, rest } = core;
+        let Core { machine, topology, identity, up, shielded, one_to_one, rest } = core;
         match machine.take() {
             Ok((machine, _)) => {
                 let (host, units) = machine.into_parts();
-                for unit in units.into_iter().flatten() {
+                for unit in units.into_iter().flatten().chain(shielded.into_inner()) {
                     unit.release(&host.platform);
                 }
                 Ok(host.platform)
             }
             Err(machine) => {
-                let core = Core { machine, topology, identity, up, one_to_one, rest };
+                let core = Core { machine, topology, identity, up, shielded, one_to_one, rest };
                 Err((Vtd(place.fill(core)), ErrorKind::Busy.into()))
             }
         }
@@ -281,6 +298,7 @@ impl<P: Platform> Vtd<P> {
         }
         let stand_in = core.one_to_one.lock(core.platform()).take();
         drop(stand_in);
+        self.drop_shield()?;
         for unit in core.units() {
             unit.stop(core.host())?;
         }
@@ -491,5 +509,7 @@ impl<P: Platform> Vtd<P> {
     }
 }
 
+mod power;
+pub(crate) mod shield;
 #[cfg(test)]
 mod tests;

@@ -14,6 +14,7 @@ use crate::space::spec::DomainSpec;
 use crate::space::state::Space;
 use crate::unit::{Host, Machine, Unit};
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 /// What all handles share.
 pub(crate) struct Core<P: Platform> {
@@ -22,6 +23,8 @@ pub(crate) struct Core<P: Platform> {
     pub(crate) identity: Identity,
     /// Set when `bring_up` has gone all the way.
     pub(crate) up: Once<Registry<P>>,
+    /// Units in abort-DMA mode that `bring_up` has not taken yet.
+    pub(crate) shielded: Lock<Vec<Unit<P>>>,
     /// Tables that stand in for pass-through, made when first wanted.
     pub(crate) one_to_one: Lock<Option<Domain<P>>>,
     /// Who hears of faults that no claimed device's owner hears of.
@@ -34,7 +37,8 @@ pub(crate) struct Rest {
     pub(crate) handler: Option<Arc<dyn Events>>,
     /// Numbers the calls of `service`.
     pub(crate) round: u64,
-    /// `bring_up` has begun.
+    /// `shield` was called, `bring_up` has begun.
+    pub(crate) shielded: bool,
     pub(crate) begun: bool,
 }
 

@@ -11,9 +11,11 @@ pub(crate) mod flights;
 pub(crate) mod ids;
 pub(crate) mod invalidate;
 pub(crate) mod pasid;
+pub(crate) mod power;
 pub(crate) mod queue;
 pub(crate) mod root;
 pub mod rules;
+pub mod shield;
 #[cfg(test)]
 pub(crate) mod standin;
 #[cfg(test)]
@@ -101,6 +103,8 @@ pub(crate) struct Unit<P: Platform> {
     faults: FaultLog,
     pub(crate) ids: Lock<DomainIds>,
     pub(crate) root: Lock<RootTable>,
+    /// What `suspend` found, for `resume`.
+    kept: Lock<power::Kept>,
 }
 
 /// How far a unit has come.
@@ -109,6 +113,10 @@ mod phase {
     pub(super) const TAKEN: u32 = 1;
     /// Taken over, and translation is on.
     pub(super) const TRANSLATING: u32 = 2;
+    /// Ours, with translation and queue off: it caches nothing, and there is nothing to invalidate.
+    pub(super) const SUSPENDED: u32 = 3;
+    /// Taken over, in abort-DMA mode: every request is blocked, whatever tables say.
+    pub(super) const SHIELDED: u32 = 4;
 }
 
 impl<P: Platform> Unit<P> {
