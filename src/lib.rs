@@ -53,3 +53,4 @@ pub use space::unmapped::{NotFlushed, Pending, Unmapped};
 pub use unit::bring_up::{Skipped, TakeOver};
 pub use unit::config::{Config, Tables};
 pub use unit::errata::{Errata, Erratum};
+pub use unit::stats::UnitStats;

@@ -349,13 +349,22 @@ fn a_submission_that_nobody_asks_for_holds_nobody_up(ecap: u64) {
         b.invalidate(&[PAGE_2]).unwrap();
     }
     assert_eq!(queue.poll(kept), Some(Ok(())));
-    // One that failed stays until it was asked for, or its failure would be lost.
-    b.standin.state().bad = Some((0, 3));
-    let failed = queue.submit(&b.h, &b.unit, 1, any).unwrap();
-    b.unit.tend_queue(&b.h).unwrap();
-    let full = (0..300).find_map(|_| b.invalidate(&[PAGE_2]).err()).unwrap();
-    assert_eq!(full.kind, ErrorKind::Timeout(Step::Queue));
-    assert_eq!(queue.poll(failed), Some(Err(ErrorKind::QueueError(3))));
+    // Of those that failed the tickets stay until somebody asks, or the failures would be lost; there are as many as slots.
+    let fail = || {
+        b.standin.state().bad = Some((0, 3));
+        let failed = queue.submit(&b.h, &b.unit, 1, any).unwrap();
+        b.unit.tend_queue(&b.h).unwrap();
+        failed
+    };
+    let failed: Vec<_> = (0..slots(ecap)).map(|_| fail()).collect();
+    assert_eq!(b.invalidate(&[PAGE_2]).unwrap_err().kind, ErrorKind::Timeout(Step::Queue));
+    queue.abandon(failed[0]);
+    (0..300).for_each(|_| b.invalidate(&[PAGE_2]).unwrap());
+    for f in &failed[1..] {
+        assert_eq!(queue.poll(*f), Some(Err(ErrorKind::QueueError(3).on(UnitId(0)))));
+    }
+    let again: Vec<_> = (0..slots(ecap)).map(|_| fail()).collect();
+    again.into_iter().for_each(|f| queue.abandon(f));
     b.invalidate(&[PAGE_2]).unwrap();
     b.end();
 }
@@ -401,9 +410,8 @@ fn a_verdict_that_was_not_taken_yet_outlives_a_ring_full_of_others(ecap: u64) {
     b.standin.state().bad = Some((0, 4));
     let failed = queue.submit(&b.h, &b.unit, 1, |_| Descriptor::cc_global()).unwrap();
     b.unit.tend_queue(&b.h).unwrap();
-    let others = (0..200).take_while(|_| b.invalidate(&[PAGE_2]).is_ok()).count();
-    assert_eq!(others, slots(ecap) / 2 - 2, "its slots are not given to anybody");
-    assert_eq!(queue.poll(failed), Some(Err(ErrorKind::QueueError(4))));
+    (0..600).for_each(|_| b.invalidate(&[PAGE_2]).unwrap());
+    assert_eq!(queue.poll(failed), Some(Err(ErrorKind::QueueError(4).on(UnitId(0)))));
     (0..200).for_each(|_| b.invalidate(&[PAGE_2]).unwrap());
     b.end();
 }
