@@ -128,20 +128,25 @@ impl Queue {
         let head = self.head(unit);
         self.passed(unit, s);
         self.reclaim(s);
-        let mut outcome = Ok(());
+        let code = record.iqei().0;
         if now.contains(Fsts::IQE) {
-            outcome = self.stopped(h, s, head, record.iqei().0);
+            self.stopped(h, s, head, code);
         }
+        let mut outcome = Ok(());
         if now.contains(Fsts::ITE) {
-            outcome = self.timed_out(h, s, head, record.itesid()).and(outcome);
+            outcome = self.timed_out(h, s, head, record.itesid());
         }
-        self.write_tail_after(unit, s, now);
+        self.go_on(unit, s, now);
         self.passed(unit, s);
+        // Stopped again at once, and not for the first time.
+        if s.trouble.stops > STOPS && unit.regs.read32(at::FSTS) & Fsts::IQE.bits() != 0 {
+            outcome = Err(ErrorKind::QueueError(code));
+        }
         outcome
     }
 
     /// Has the queue go on, with the tail as it should be. What was published meanwhile the unit may not have taken.
-    fn write_tail_after<P: Platform>(&self, unit: &Unit<P>, s: &State, clear: Fsts) {
+    fn go_on<P: Platform>(&self, unit: &Unit<P>, s: &State, clear: Fsts) {
         // What was put into the ring is to be seen by whoever fetches when the bits are clear.
         self.write_tail(unit, s);
         unit.regs.write32(at::FSTS, clear.bits());
@@ -181,7 +186,7 @@ impl Queue {
 
     /// IQE: the submission that holds the offending descriptor gets the error, the descriptor does nothing any more, and
     /// everyone else's go on. A code that speaks of a register condemns nobody.
-    fn stopped<P: Platform>(&self, h: &Host<P>, s: &mut State, head: usize, code: u8) -> Result<(), ErrorKind> {
+    fn stopped<P: Platform>(&self, h: &Host<P>, s: &mut State, head: usize, code: u8) {
         const TAIL: u8 = 1;
         const WIDTH: u8 = 5;
         const TAIL_ALIGNMENT: u8 = 6;
@@ -193,7 +198,6 @@ impl Queue {
         if named && self.look(head) != harmless && self.neutralise(s, head, &harmless, code) {
             s.trouble.stops = 0;
         }
-        if s.trouble.stops > STOPS { Err(ErrorKind::QueueError(code)) } else { Ok(()) }
     }
 
     fn neutralise(&self, s: &mut State, head: usize, harmless: &Descriptor, code: u8) -> bool {
@@ -488,3 +492,6 @@ impl<P: Platform> Unit<P> {
         self.queue.as_ref().map_or_else(UnitStats::default, |q| q.state.lock(&h.platform).stats)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -79,6 +79,8 @@ pub(crate) struct State {
     pub(crate) held: Vec<(u64, u32)>,
     /// The queue stops at the descriptor after this many more, with this code.
     pub(crate) bad: Option<(usize, u8)>,
+    /// The queue stops at every descriptor, with this code.
+    pub(crate) always: Option<u8>,
     /// Answers all ones after this many more writes.
     pub(crate) gone_after: Option<usize>,
     /// The word that the queue stopped at; it must not be there any more when it goes on.
@@ -261,10 +263,13 @@ impl Standin {
             let word = |i: u64| self.host.read(place + i * 8).expect("a queue in memory");
             let d = [word(0), word(1)];
             assert!(slot == 16 || word(2) | word(3) == 0, "the upper half of a descriptor");
-            if s.offending.is_some_and(|o| o == d) || s.bad.is_some_and(|(n, _)| n == 0) {
-                let code = s.bad.take().map_or(3, |(_, code)| code);
-                (s.offending, s.fsts) = (Some(d), s.fsts | 1 << 4);
-                self.regs.set64(at::IQERCD, u64::from(code));
+            let stops = s.bad.is_some_and(|(n, _)| n == 0) || s.always.is_some();
+            if s.offending.is_some_and(|o| o == d) || stops {
+                let code = s.always.or(s.bad.take().map(|(_, code)| code)).unwrap_or(3);
+                // The codes of registers say nothing of the descriptor.
+                s.offending = Some(d).filter(|_| s.always.is_none() && ![1, 5, 6, 7].contains(&code));
+                s.fsts |= 1 << 4;
+                self.regs.set32(at::IQERCD, code.into());
                 return self.regs.set32(at::FSTS, s.fsts);
             }
             s.offending = None;
@@ -300,15 +305,17 @@ impl Standin {
         s.pending.clear();
         s.fsts |= 1 << 6;
         self.regs.set32(at::FSTS, s.fsts);
-        self.regs.set64(at::IQERCD, if s.names { u64::from(source) << 32 } else { 0 });
+        self.regs.set32(at::IQERCD + 4, if s.names { source.into() } else { 0 });
         true
     }
 
-    /// All devices answer from now on, and what waited for them is carried out.
-    pub(crate) fn revive(&self) {
+    /// A device answers from now on, and what waited for it is carried out.
+    pub(crate) fn revive(&self, source: u16) {
         let mut s = self.state();
-        s.dead.clear();
-        for d in core::mem::take(&mut s.pending) {
+        s.dead.remove(&source);
+        let waits = |s: &State, d: [u64; 2]| device(d).is_some_and(|source| s.dead.contains(&source));
+        while let Some(d) = s.pending.first().copied().filter(|d| !waits(&s, *d)) {
+            s.pending.remove(0);
             self.carry_out(&mut s, d);
         }
         self.run(&mut s);

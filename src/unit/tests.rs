@@ -25,7 +25,7 @@ use std::vec::Vec;
 const BASE: u64 = 0xfed9_0000;
 
 /// How many turns a long test takes: `VTD_SCALE` per cent of `n`.
-fn scaled(n: usize) -> usize {
+pub(super) fn scaled(n: usize) -> usize {
     let percent = std::env::var("VTD_SCALE").ok().and_then(|v| v.parse().ok()).unwrap_or(100);
     (n * percent / 100).max(1)
 }
@@ -36,14 +36,14 @@ fn config() -> Config {
 }
 
 /// Descriptors in a queue of a page.
-fn slots(ecap: u64) -> usize {
-    if ecap == ECAP_SM { 128 } else { 256 }
+pub(super) fn slots(ecap: u64) -> usize {
+    if ecap & ECAP_SM == ECAP_SM { 128 } else { 256 }
 }
 
-struct Bench {
-    h: Host<testing::Host>,
-    unit: Unit<testing::Host>,
-    standin: Standin,
+pub(super) struct Bench {
+    pub(super) h: Host<testing::Host>,
+    pub(super) unit: Unit<testing::Host>,
+    pub(super) standin: Standin,
 }
 
 fn probe(h: &Host<testing::Host>) -> Result<Result<Unit<testing::Host>, Skipped>, Error> {
@@ -68,14 +68,14 @@ impl Bench {
         self.unit.start_translation(&self.h).map(drop)
     }
 
-    fn on(cap: u64, ecap: u64) -> Self {
+    pub(super) fn on(cap: u64, ecap: u64) -> Self {
         let b = Self::off(cap, ecap, config());
         b.start().unwrap();
         b.standin.take();
         b
     }
 
-    fn invalidate(&self, list: &[Request]) -> Result<(), Error> {
+    pub(super) fn invalidate(&self, list: &[Request]) -> Result<(), Error> {
         let mut batch = Batch::new();
         for r in list {
             assert!(batch.push(*r));
@@ -84,7 +84,7 @@ impl Bench {
     }
 
     /// Off, and everything given back.
-    fn end(self) {
+    pub(super) fn end(self) {
         self.end_keeping(0);
     }
 
@@ -104,7 +104,7 @@ fn places(writes: &[(u32, u64)]) -> Vec<u32> {
         .collect()
 }
 
-const PAGE_2: Request = Request::IotlbPages { did: 2, first: 0x5000, order: 0, leaf_only: true };
+pub(super) const PAGE_2: Request = Request::IotlbPages { did: 2, first: 0x5000, order: 0, leaf_only: true };
 
 fn the_queue_comes_before_the_root_pointer_and_protected_memory_goes_after_translation(ecap: u64) {
     let b = Bench::off(CAP | CAP_PLMR, ecap, config());
