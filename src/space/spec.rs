@@ -4,6 +4,7 @@ use super::paging::PageSizes;
 use crate::host::error::{ErrorKind, Field, Need};
 use crate::host::platform::Platform;
 use crate::hw::capabilities::AddressWidth;
+use crate::hw::registers::TableMode;
 use crate::unit::Unit;
 use crate::unit::errata::Errata;
 
@@ -21,12 +22,21 @@ pub struct DomainSpec {
     pub coherent: bool,
     /// Every access of a device is snooped, whatever the device asks for.
     pub force_snoop: bool,
+    /// The tables say which pages devices have written to: see [`Domain::read_and_clear_dirty`](crate::Domain::read_and_clear_dirty).
+    pub dirty: bool,
 }
 
 impl Default for DomainSpec {
     /// Four levels, 39 bits, 4 KiB pages, any coherence: what nearly every unit takes.
     fn default() -> Self {
-        DomainSpec { levels: 4, width: 39, sizes: PageSizes::empty(), coherent: false, force_snoop: false }
+        DomainSpec {
+            levels: 4,
+            width: 39,
+            sizes: PageSizes::empty(),
+            coherent: false,
+            force_snoop: false,
+            dirty: false,
+        }
     }
 }
 
@@ -38,7 +48,14 @@ impl DomainSpec {
         let levels = [4, 3, 5].into_iter().find(common).unwrap_or(4);
         let one = |u: &Unit<P>| {
             let width = u.caps.cap.mgaw().min(12 + 9 * levels);
-            DomainSpec { levels, width, sizes: sizes_of(u), coherent: u.snoops_walks(), force_snoop: false }
+            DomainSpec {
+                levels,
+                width,
+                sizes: sizes_of(u),
+                coherent: u.snoops_walks(),
+                force_snoop: false,
+                dirty: false,
+            }
         };
         units.clone().map(one).reduce(|a, b| DomainSpec {
             width: a.width.min(b.width),
@@ -68,6 +85,8 @@ impl DomainSpec {
             Some(Need::Coherence)
         } else if self.force_snoop && !caps.ecap.sc() {
             Some(Need::SnoopControl)
+        } else if self.dirty && !(unit.mode == TableMode::Scalable && caps.ecap.ssads() && unit.snoops_walks()) {
+            Some(Need::DirtyTracking)
         } else {
             None
         }

@@ -81,7 +81,7 @@ pub(super) const NOBODY: u64 = 0;
 impl<P: Platform> Space<P> {
     pub(super) fn new(machine: &Shared<Machine<P>>, spec: DomainSpec, hpa_width: u8) -> Result<Self, ErrorKind> {
         let reach = spec.reach()?;
-        let format = SecondStage::new(spec.levels, spec.sizes, spec.force_snoop, false, spec.coherent)
+        let format = SecondStage::new(spec.levels, spec.sizes, spec.force_snoop, spec.dirty, spec.coherent)
             .ok_or(ErrorKind::Invalid(Field::Size))?;
         let p = &machine.host.platform;
         let limits = Limits { input: spec.width, output: hpa_width, coherent: spec.coherent, node: None };

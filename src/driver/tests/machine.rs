@@ -169,7 +169,7 @@ pub(super) fn hpa(v: u64) -> Hpa {
 
 /// 48 bits, every page size.
 pub(super) const WIDE: DomainSpec =
-    DomainSpec { levels: 4, width: 47, sizes: PageSizes::all(), coherent: true, force_snoop: false };
+    DomainSpec { levels: 4, width: 47, sizes: PageSizes::all(), coherent: true, force_snoop: false, dirty: false };
 
 pub(super) fn map(d: &Domain<Host>, at: u64, to: u64, len: u64) {
     d.map(Iova::at(at), hpa(to), len, crate::Access::all()).unwrap();
