@@ -1,6 +1,7 @@
 //! The walk through page tables: second stage, first stage, and one in the other. VT-d 3.6 to 3.8, 3.10, 9.7, 9.8.
 
-use super::walk::{Attempt, Said, Walked, Walker, What, in_interrupt_range};
+use super::data::{Attempt, Said, What};
+use super::walk::{Walked, Walker, in_interrupt_range};
 use crate::hw::capabilities::AddressWidth;
 use crate::hw::pages::{self, ACCESSED, ADDRESS, DIRTY, IO_READ, IO_WRITE, READ, WRITE};
 use crate::hw::pasid_tables::{FirstStage, SecondStage};

@@ -1,252 +1,26 @@
 //! The walk of one untranslated request: root, context and PASID tables. VT-d 3.4, 3.9, 3.15, 9.1 to 9.6; the reasons and
 //! what they ask: 7.1.3.
 
+use super::data::{Attempt, Request, Said, Step, Unit, Verdict, Walk, What, Word};
 use super::stages::{Page, Second};
-use crate::host::address::{Hpa, INTERRUPT_RANGE, Pasid, SourceId};
-use crate::hw::capabilities::{AddressWidth, Capabilities};
-use crate::hw::faults::{Access as Recorded, Reason};
-use crate::hw::pages::MAX_LEVEL;
+use crate::host::address::{Hpa, INTERRUPT_RANGE, SourceId};
+use crate::hw::capabilities::AddressWidth;
+use crate::hw::faults::Reason;
 use crate::hw::pasid_tables::{DirectoryEntry, PasidEntry, PasidTranslation, ScalableContextEntry};
-use crate::hw::registers::{RootPointer, TableMode};
+use crate::hw::registers::TableMode;
 use crate::hw::reserved;
 use crate::hw::tables::{
     ContextEntry, RootEntry, Translation, context_index, directory_index, is_upper, pasid_index, root_index,
     scalable_context_index,
 };
 use crate::space::paging::Access;
-use core::fmt;
-
-/// What a device wants to do.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Attempt {
-    /// A read of at least a byte.
-    Read,
-    /// A write.
-    Write,
-    /// An atomic operation: both.
-    Atomic,
-    /// A read of no bytes, by which a device flushes its writes (CAP.ZLR).
-    Flush,
-}
-
-impl Attempt {
-    pub(super) const fn writes(self) -> bool {
-        matches!(self, Attempt::Write | Attempt::Atomic)
-    }
-
-    pub(super) const fn reads(self) -> bool {
-        !matches!(self, Attempt::Write)
-    }
-}
-
-impl From<Recorded> for Attempt {
-    /// A page request asks for what a read would.
-    fn from(recorded: Recorded) -> Self {
-        match recorded {
-            Recorded::Write => Attempt::Write,
-            Recorded::Atomic => Attempt::Atomic,
-            Recorded::Read | Recorded::PageRequest => Attempt::Read,
-        }
-    }
-}
-
-/// An untranslated request.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Request {
-    /// The requester id.
-    pub source: SourceId,
-    /// The PASID, where the request has one.
-    pub pasid: Option<Pasid>,
-    /// The address.
-    pub address: u64,
-    /// What is wanted there.
-    pub attempt: Attempt,
-    /// It asks for supervisor privilege; only with a PASID.
-    pub privileged: bool,
-    /// It asks to execute; only with a PASID.
-    pub execute: bool,
-    /// Its bytes. They decide one thing: a write of one double word to the interrupt range is an interrupt. Requests that
-    /// cross a page are several (VT-d 3.13).
-    pub bytes: u32,
-}
-
-impl Request {
-    /// A user's request for 4 bytes, without PASID.
-    pub const fn new(source: SourceId, attempt: Attempt, address: u64) -> Self {
-        Request { source, pasid: None, address, attempt, privileged: false, execute: false, bytes: 4 }
-    }
-
-    /// The same with a PASID.
-    pub const fn with_pasid(self, pasid: Pasid) -> Self {
-        Request { pasid: Some(pasid), ..self }
-    }
-}
-
-/// What of a unit decides.
-#[derive(Clone, Copy, Debug)]
-pub struct Unit {
-    /// What it can do.
-    pub caps: Capabilities,
-    /// Bits of host addresses.
-    pub hpa_width: u8,
-    /// RTADDR as the last GCMD.SRTP took it.
-    pub root: RootPointer,
-    /// AW of PASID table entries is reserved without ECAP.SSTS, as Intel has it; known units ignore it.
-    pub strict_width: bool,
-}
-
-/// What is read at an address.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Word {
-    /// The word.
-    Is(u64),
-    /// Reads fail there: no memory.
-    NoMemory,
-    /// Whoever reads for the walk does not know.
-    Unknown,
-}
-
-/// A table of the walk.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum What {
-    /// Legacy root table.
-    Root,
-    /// Scalable root table.
-    ScalableRoot,
-    /// Legacy context table.
-    Context,
-    /// Scalable context table.
-    ScalableContext,
-    /// PASID directory.
-    Directory,
-    /// PASID table.
-    Pasid,
-    /// First-stage table of this level.
-    First(u8),
-    /// Second-stage table of this level.
-    Second(u8),
-}
-
-/// What came of an entry.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Said {
-    /// It could not be read.
-    Nothing,
-    /// Its contents are not known.
-    Unknown,
-    /// It is not present.
-    Absent,
-    /// Reserved bits are set in it: in this word of the entry, these.
-    Reserved(u8, u64),
-    /// It says what the unit does not take, or what stands against the request.
-    Refused(&'static str),
-    /// The walk goes on at this address.
-    Table(u64),
-    /// It maps a page, of this size.
-    Page(u64, u64),
-    /// Addresses pass as they are.
-    Through,
-}
-
-/// An entry that was read.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Step {
-    /// Of which table.
-    pub what: What,
-    /// Which entry of the table.
-    pub index: u16,
-    /// Where it is: a host address.
-    pub at: u64,
-    /// Its words, as many as mean something; see [`Step::words`].
-    words: [u64; 4],
-    /// The address that the table translates, where it is a table of pages.
-    pub input: u64,
-    /// What came of it.
-    pub said: Said,
-}
-
-impl Step {
-    const NONE: Step = Step { what: What::Root, index: 0, at: 0, words: [0; 4], input: 0, said: Said::Nothing };
-
-    /// The entry's words. Of a PASID table entry the first four of eight; the rest is 0 in entries that translate.
-    pub fn words(&self) -> &[u64] {
-        let n = match self.what {
-            What::Root | What::ScalableRoot | What::Context => 2,
-            What::ScalableContext | What::Pasid => 4,
-            What::Directory | What::First(_) | What::Second(_) => 1,
-        };
-        self.words.get(..n).unwrap_or(&[])
-    }
-}
-
-/// What becomes of the request.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
-    /// It reaches memory.
-    Reaches {
-        /// Where.
-        to: Hpa,
-        /// The size of the page that it is in, in bytes; `u64::MAX` where nothing is translated.
-        size: u64,
-        /// What requests like this one may do there.
-        rights: Access,
-    },
-    /// It is blocked.
-    Blocked {
-        /// Why.
-        reason: Reason,
-        /// Whether the unit records it: a qualified reason is not recorded where FPD is set on the way.
-        recorded: bool,
-    },
-    /// It is an interrupt, and goes to interrupt remapping.
-    Interrupt,
-    /// It completes without reaching anything: a read of no bytes in the interrupt range.
-    Completes,
-    /// The walk came to memory that the reader does not know.
-    Unknown,
-}
-
-/// The entries of a walk at most: four tables, then five levels whose every table and result goes through five more.
-const STEPS: usize = 4 + MAX_LEVEL as usize * (MAX_LEVEL as usize + 1) + MAX_LEVEL as usize;
-
-/// A walk: what was read, in order, and what becomes of the request. It prints a line a step, and one for the verdict.
-#[derive(Clone, Copy)]
-pub struct Walk {
-    /// The request.
-    pub request: Request,
-    /// What becomes of it. Where it is blocked by an entry, that is the last step.
-    pub verdict: Verdict,
-    steps: [Step; STEPS],
-    len: usize,
-    /// FPD was set on the way.
-    silent: bool,
-}
-
-impl fmt::Debug for Walk {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Walk { request, verdict, .. } = self;
-        f.debug_struct("Walk")
-            .field("request", request)
-            .field("verdict", verdict)
-            .field("steps", &self.steps())
-            .finish()
-    }
-}
-
-impl Walk {
-    /// The entries that were read.
-    pub fn steps(&self) -> &[Step] {
-        self.steps.get(..self.len).unwrap_or(&[])
-    }
-}
 
 /// What becomes of `request` on `unit` with the tables that `read` reads, a word at a time by host address. As memory says
 /// it: a unit may still go by what it has cached. Protected memory regions (PMEN) are not considered.
 ///
 /// Reads what the unit would, in its order, and each word once; no more than a few dozen entries. Any context.
 pub fn walk(unit: &Unit, request: Request, read: &mut dyn FnMut(u64) -> Word) -> Walk {
-    let walk = Walk { request, verdict: Verdict::Unknown, steps: [Step::NONE; STEPS], len: 0, silent: false };
-    let mut walker = Walker { unit, read, walk };
+    let mut walker = Walker { unit, read, walk: Walk::begin(request), silent: false };
     let (Ok(verdict) | Err(verdict)) = walker.verdict();
     walker.walk.verdict = verdict;
     walker.walk
@@ -256,6 +30,8 @@ pub(super) struct Walker<'a> {
     pub(super) unit: &'a Unit,
     read: &'a mut dyn FnMut(u64) -> Word,
     pub(super) walk: Walk,
+    /// FPD was set on the way.
+    silent: bool,
 }
 
 /// `Err` ends the walk.
@@ -265,17 +41,17 @@ impl Walker<'_> {
     /// Ends the walk: blocked.
     pub(super) fn blocked<T>(&self, code: u8) -> Walked<T> {
         let reason = Reason(code);
-        Err(Verdict::Blocked { reason, recorded: !(self.walk.silent && reason.qualified()) })
+        Err(Verdict::Blocked { reason, recorded: !(self.silent && reason.qualified()) })
     }
 
     /// What the last entry said.
     pub(super) fn said(&mut self, said: Said) {
-        self.said_by(self.walk.len, said);
+        self.said_by(self.walk.steps().len(), said);
     }
 
     /// What the last of so many entries said.
     pub(super) fn said_by(&mut self, steps: usize, said: Said) {
-        if let Some(step) = steps.checked_sub(1).and_then(|last| self.walk.steps.get_mut(last)) {
+        if let Some(step) = steps.checked_sub(1).and_then(|last| self.walk.step_mut(last)) {
             step.said = said;
         }
     }
@@ -307,12 +83,7 @@ impl Walker<'_> {
                 }
             }
         }
-        let mut kept = [0; 4];
-        kept.iter_mut().zip(&words).for_each(|(k, w)| *k = *w);
-        if let Some(step) = self.walk.steps.get_mut(self.walk.len) {
-            *step = Step { what, index: index as u16, at, words: kept, input, said: Said::Nothing };
-            self.walk.len += 1;
-        }
+        self.walk.push(Step::new(what, index, at, &words, input, self.io_rights()));
         match failed {
             None => Ok(words),
             Some(Word::NoMemory) => self.blocked(access),
@@ -336,7 +107,7 @@ impl Walker<'_> {
 
     /// Ends the walk where the last entry is absent; notes its FPD.
     fn present(&mut self, present: bool, fpd: bool, code: u8) -> Walked<()> {
-        self.walk.silent |= fpd;
+        self.silent |= fpd;
         if present {
             return Ok(());
         }

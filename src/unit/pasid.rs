@@ -41,6 +41,11 @@ impl PasidTables {
         self.tables.iter().find(|(i, _)| *i == directory_index(pasid)).map(|(_, t)| t)
     }
 
+    /// The directory, and the tables.
+    pub(super) fn frames(&self) -> impl Iterator<Item = &Frames> {
+        core::iter::once(&self.directory).chain(self.tables.iter().map(|(_, t)| t))
+    }
+
     /// Makes the PASID table for the entry of `pasid`, where there is none.
     pub(crate) fn prepare<P: Platform>(&mut self, p: &P, memory: TableMemory, pasid: u32) -> Result<(), ErrorKind> {
         if self.table(pasid).is_some() {

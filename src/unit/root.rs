@@ -150,6 +150,14 @@ impl RootTable {
         }
     }
 
+    /// The word at physical address `word`, where it is in one of the tables of a requester id.
+    pub(crate) fn word<P: Platform>(&self, p: &P, source: SourceId, word: u64) -> Option<u64> {
+        let context = self.context(source).map(|(t, _)| t);
+        let tables = [Some(&self.root), context].into_iter().flatten();
+        let mut all = tables.chain(self.pasids(source).into_iter().flat_map(PasidTables::frames));
+        all.find_map(|t| t.word(p, word))
+    }
+
     /// Replaces an entry of the unit's mode. Where there is no table for it yet, an absent one says nothing new, and a
     /// present one wants the tables made first.
     pub(crate) fn set<P: Platform>(&mut self, p: &P, source: SourceId, e: Entry) -> Result<(), ErrorKind> {
