@@ -7,6 +7,8 @@
 mod data;
 mod live;
 mod stages;
+#[cfg(test)]
+mod tests;
 mod walk;
 mod words;
 

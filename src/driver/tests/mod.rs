@@ -3,6 +3,7 @@
 mod attach;
 mod bring_up;
 mod domain;
+mod explain;
 mod faults;
 mod heap;
 mod machine;
