@@ -28,6 +28,7 @@ extern crate std;
 pub mod device;
 pub mod dmar;
 mod driver;
+pub mod explain;
 mod host;
 /// The hardware's own formats, for who reads or builds tables by hand.
 pub mod hw;

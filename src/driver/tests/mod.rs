@@ -4,6 +4,7 @@ mod attach;
 mod bring_up;
 mod dirty;
 mod domain;
+mod explain;
 mod faults;
 mod heap;
 mod machine;
