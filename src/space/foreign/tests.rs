@@ -78,7 +78,7 @@ fn tables_of_crate_x86_64_are_taken_with_the_kernel_above() {
     set(0x2000, 0, 0x3000, user);
     set(0x3000, 0, 0x4000, user);
     set(0x4000, 3, 0x7fff_f000, user | Flags::DIRTY | Flags::BIT_11 | Flags::BIT_58);
-    set(0x4000, 4, 0x8000_0000, user - Flags::WRITABLE | Flags::NO_EXECUTE | Flags::NO_CACHE);
+    set(0x4000, 4, 0x8000_0000, (user - Flags::WRITABLE) | Flags::NO_EXECUTE | Flags::NO_CACHE);
     set(0x4000, 5, 0x9000_0000, kernel);
     set(0x3000, 1, 0x20_0000, user | Flags::HUGE_PAGE);
     set(0x1000, 256, 0x5000, kernel - Flags::GLOBAL);
@@ -283,7 +283,7 @@ fn the_work_is_bounded_by_the_tables() {
     }
     assert!(n > 4);
     // Every entry another table, for ever: an end is made of it.
-    let endless = |table: Hpa, index: usize| Some((table.get() * 512 + (index as u64) * 0x1000) % (1 << 45) | USER);
+    let endless = |table: Hpa, index: usize| Some(((table.get() * 512 + (index as u64) * 0x1000) % (1 << 45)) | USER);
     let root = Hpa::new(0x3000).unwrap();
     assert_eq!(CheckedTables::check(&endless, root, 5, &offers(CPU)), Err(Refused::TooMany));
 }
