@@ -31,6 +31,10 @@ mod driver;
 mod host;
 /// The hardware's own formats, for who reads or builds tables by hand.
 pub mod hw;
+/// What is flushed when something changed, as the driver does it.
+pub mod invalidation {
+    pub use crate::unit::rules::{Change, Mode, Rule, Step, TABLE};
+}
 mod space;
 mod unit;
 
@@ -38,6 +42,7 @@ pub use device::GroupId;
 pub use device::attach::{Change, Group, Target};
 pub use device::events::{Events, Fault};
 pub use device::registry::Owner;
+pub use driver::shield::{ShieldReport, Shielding};
 pub use driver::{BringUp, FirmwareReport, Service, UnitReport, Vtd};
 pub use host::address::{DeviceId, Gpa, Hpa, INTERRUPT_RANGE, Iova, Nanos, PAGE, Pasid, Range, SourceId, UnitId};
 pub use host::error::{Class, Error, ErrorKind, Field, MapError, MapWhy, Need, State, Step};
@@ -51,8 +56,10 @@ pub use space::foreign::PageTables;
 pub use space::foreign::{CheckedTables, ForeignTables, Offers, Place, Refused, TableForm};
 pub use space::iova::{IovaError, IovaSpace};
 pub use space::paging::{Access, PageSizes};
-pub use space::spec::DomainSpec;
+pub use space::spec::{DomainSpec, Stage};
 pub use space::unmapped::{NotFlushed, Pending, Unmapped};
 pub use unit::bring_up::{Skipped, TakeOver};
 pub use unit::config::{Config, Tables};
 pub use unit::errata::{Errata, Erratum};
+pub use unit::shield::LeftShield;
+pub use unit::stats::UnitStats;

@@ -7,4 +7,6 @@ mod domain;
 mod faults;
 mod heap;
 mod machine;
+mod power;
+mod shield;
 mod threads;
