@@ -7,7 +7,7 @@ use crate::device::registry::{Attached, Owner, Registry};
 use crate::device::scan;
 use crate::device::{GroupId, Tree, Why};
 use crate::dmar::Topology;
-use crate::host::address::{DeviceId, Hpa, Range, SourceId, UnitId};
+use crate::host::address::{DeviceId, Hpa, Nanos, Range, SourceId, UnitId};
 use crate::host::error::{Error, ErrorKind, Need, State};
 use crate::host::grow;
 use crate::host::mem::Shared;
@@ -22,6 +22,7 @@ use crate::unit::bring_up::{Place, Skipped, TakeOver};
 use crate::unit::config::Config;
 use crate::unit::errata::{Errata, Erratum};
 use crate::unit::fault_log::FaultLog;
+use crate::unit::shield::LeftShield;
 use crate::unit::{Machine, Unit};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -74,6 +75,8 @@ pub struct UnitReport {
     pub fault_interrupt: bool,
     /// Protected memory was on and was turned off.
     pub protected_memory: bool,
+    /// How it came out of abort-DMA mode, where it was in that ([`Vtd::shield`]).
+    pub left_shield: Option<LeftShield>,
 }
 
 /// One region in [`BringUp`].
@@ -95,6 +98,8 @@ pub enum Service {
     Idle,
     /// The budget was used up, or faults come in faster than they are read; call again soon.
     Again,
+    /// A deferred domain must be flushed then; call again at that time, or before if `Platform::wake` says so.
+    At(Nanos),
 }
 
 /// Faults of one unit that no owner hears, in one call of `service`.
@@ -119,7 +124,9 @@ impl<P: Platform> Vtd<P> {
             topology,
             identity,
             up: Once::new(),
+            shielded: Lock::new(Rank::Leaf, Vec::new()),
             one_to_one: Lock::new(Rank::Groups, None),
+            deferred: Lock::new(Rank::Leaf, Vec::new()),
             rest: Lock::new(Rank::Leaf, Rest::default()),
         };
         Ok(Vtd(Shared::new(core).map_err(|(_, e)| Error::from(e))?))
@@ -142,7 +149,8 @@ impl<P: Platform> Vtd<P> {
         let mut report = BringUp { units: Vec::new(), firmware: Vec::new(), errata: Vec::new() };
         let mut units = Vec::new();
         if let Err(e) = self.probe(&mut report, &mut units) {
-            units.into_iter().for_each(|u: Unit<P>| u.release(core.platform()));
+            self.give_up(units);
+            self.give_up(self.take_shielded());
             return Err(e);
         }
         if units.is_empty() {
@@ -166,8 +174,16 @@ impl<P: Platform> Vtd<P> {
         let errata = Errata::of(&core.identity);
         *units = grow::with_capacity(core.topology.units().len())?;
         for u in core.topology.units() {
-            let place = Place { id: u.id, segment: u.segment, base: u.base, window: u.window, node: u.node };
-            let (tables, skipped) = match Unit::probe(core.host(), place, errata)? {
+            let place = Place::of(u);
+            let shielded = {
+                let mut list = core.shielded.lock(core.platform());
+                list.iter().position(|unit| unit.id == u.id).map(|i| list.swap_remove(i))
+            };
+            let probed = match shielded {
+                Some(unit) => Ok(unit),
+                None => Unit::probe(core.host(), place, errata)?,
+            };
+            let (tables, skipped) = match probed {
                 Ok(unit) => {
                     let mode = unit.mode;
                     grow::push(units, unit)?;
@@ -183,6 +199,7 @@ impl<P: Platform> Vtd<P> {
                 queue: false,
                 fault_interrupt: false,
                 protected_memory: false,
+                left_shield: None,
             };
             grow::push(&mut report.units, line)?;
         }
@@ -214,8 +231,11 @@ impl<P: Platform> Vtd<P> {
         core.up.call_once(|| registry);
         self.keep_firmware(&mut report.firmware)?;
         for unit in core.units() {
+            let (left, before) = unit.leave_shield(host)?;
             let was = unit.start_translation(host)?;
-            report.units.iter_mut().filter(|l| l.unit == unit.id).for_each(|l| l.protected_memory = was);
+            let was = before.unwrap_or(was);
+            let lines = report.units.iter_mut().filter(|l| l.unit == unit.id);
+            lines.for_each(|l| (l.protected_memory, l.left_shield) = (was, left));
         }
         Ok(())
     }
@@ -229,7 +249,7 @@ impl<P: Platform> Vtd<P> {
             if regions().next().is_none() {
                 continue;
             }
-            let outcome = if members.iter().any(|m| m.unit.is_none()) {
+            let outcome = if members.iter().any(|m| m.unit().is_none()) {
                 Err(ErrorKind::Unsupported(Need::Unit).into())
             } else {
                 let group = Group::unclaimed(&self.0, g)?;
@@ -252,17 +272,17 @@ impl<P: Platform> Vtd<P> {
             Ok(taken) => taken,
             Err(core) => return Err((Vtd(core), ErrorKind::Busy.into())),
         };
-        let Core { machine, topology, identity, up, one_to_one, rest } = core;
+        let Core { machine, topology, identity, up, shielded, one_to_one, deferred, rest } = core;
         match machine.take() {
             Ok((machine, _)) => {
                 let (host, units) = machine.into_parts();
-                for unit in units.into_iter().flatten() {
+                for unit in units.into_iter().flatten().chain(shielded.into_inner()) {
                     unit.release(&host.platform);
                 }
                 Ok(host.platform)
             }
             Err(machine) => {
-                let core = Core { machine, topology, identity, up, one_to_one, rest };
+                let core = Core { machine, topology, identity, up, shielded, one_to_one, deferred, rest };
                 Err((Vtd(place.fill(core)), ErrorKind::Busy.into()))
             }
         }
@@ -271,6 +291,7 @@ impl<P: Platform> Vtd<P> {
     /// All that can fail of `hand_back`.
     fn quiesce(&self) -> Result<(), Error> {
         let core = &*self.0;
+        core.forget_dropped();
         let inner = usize::from(core.one_to_one.lock(core.platform()).is_some());
         let kept = match core.up.get() {
             Some(r) => {
@@ -286,6 +307,7 @@ impl<P: Platform> Vtd<P> {
         }
         let stand_in = core.one_to_one.lock(core.platform()).take();
         drop(stand_in);
+        self.drop_shield()?;
         for unit in core.units() {
             unit.stop(core.host())?;
         }
@@ -311,7 +333,7 @@ impl<P: Platform> Vtd<P> {
     pub fn unit_of(&self, d: DeviceId) -> Result<UnitId, Error> {
         let registry = self.0.registry()?;
         let (g, m) = registry.find(d).ok_or(ErrorKind::Unknown.of(d))?;
-        let unit = registry.members(g).get(m).and_then(|m| self.0.units().get(m.unit?));
+        let unit = registry.members(g).get(m).and_then(|m| self.0.units().get(m.unit()?));
         unit.map(|u| u.id).ok_or(ErrorKind::Unsupported(Need::Unit).of(d))
     }
 
@@ -326,7 +348,8 @@ impl<P: Platform> Vtd<P> {
     }
 
     /// The bottom half: delivers what devices reported, in at most `budget` calls of handlers, and says when to call
-    /// again. Not for interrupt context; no lock is held while a handler runs.
+    /// again; flushes what deferred domains have gathered for too long, and waits for that. Not for interrupt context; no lock
+    /// is held while a handler runs.
     pub fn service(&self, budget: usize) -> Service {
         let core = &*self.0;
         let Some(registry) = core.up.get() else { return Service::Idle };
@@ -364,9 +387,11 @@ impl<P: Platform> Vtd<P> {
                 }
             }
         }
-        match self.deliver_lost(registry, left) {
-            Service::Idle if pending => Service::Again,
-            outcome => outcome,
+        let next = core.flush_deferred();
+        match (self.deliver_lost(registry, left), next) {
+            (Service::Idle, _) if pending => Service::Again,
+            (Service::Idle, Some(at)) => Service::At(at),
+            (outcome, _) => outcome,
         }
     }
 
@@ -384,7 +409,7 @@ impl<P: Platform> Vtd<P> {
         let place = registry.find(id);
         let member = place.and_then(|(g, m)| registry.members(g).get(m));
         let device = member.map(|m| m.device);
-        let own = member.and_then(|m| core.units().get(m.unit?)).is_some_and(|u| u.id == unit.id);
+        let own = member.and_then(|m| core.units().get(m.unit()?)).is_some_and(|u| u.id == unit.id);
         let share = core.host().config.faults_per_service;
         let mut handler = None;
         if let Some((g, m)) = place {
@@ -492,9 +517,15 @@ impl<P: Platform> Vtd<P> {
 
     /// An empty address space that meets `spec`. Its devices' units must offer at least that.
     pub fn domain<M: FlushMode>(&self, spec: &DomainSpec) -> Result<Domain<P, M>, Error> {
-        Ok(Domain::new(&self.0.machine, spec, self.0.hpa_width())?)
+        let domain = Domain::new(&self.0.machine, spec, self.0.hpa_width())?;
+        if M::DEFERRED {
+            self.0.look_after(&domain.space)?;
+        }
+        Ok(domain)
     }
 }
 
+mod power;
+pub(crate) mod shield;
 #[cfg(test)]
 mod tests;

@@ -32,6 +32,10 @@ pub mod explain;
 mod host;
 /// The hardware's own formats, for who reads or builds tables by hand.
 pub mod hw;
+/// What is flushed when something changed, as the driver does it.
+pub mod invalidation {
+    pub use crate::unit::rules::{Change, Mode, Rule, Step, TABLE};
+}
 mod space;
 mod unit;
 
@@ -39,6 +43,7 @@ pub use device::GroupId;
 pub use device::attach::{Change, Group, Target};
 pub use device::events::{Events, Fault};
 pub use device::registry::Owner;
+pub use driver::shield::{ShieldReport, Shielding};
 pub use driver::{BringUp, FirmwareReport, Service, UnitReport, Vtd};
 pub use host::address::{DeviceId, Gpa, Hpa, INTERRUPT_RANGE, Iova, Nanos, PAGE, Pasid, Range, SourceId, UnitId};
 pub use host::error::{Class, Error, ErrorKind, Field, MapError, MapWhy, Need, State, Step};
@@ -49,8 +54,9 @@ pub use space::domain::{Deferred, Domain, Edit, FlushMode, Strict};
 pub use space::flush::Flushed;
 pub use space::iova::{IovaError, IovaSpace};
 pub use space::paging::{Access, PageSizes};
-pub use space::spec::DomainSpec;
+pub use space::spec::{DomainSpec, Stage};
 pub use space::unmapped::{NotFlushed, Pending, Unmapped};
 pub use unit::bring_up::{Skipped, TakeOver};
 pub use unit::config::{Config, Tables};
 pub use unit::errata::{Errata, Erratum};
+pub use unit::shield::LeftShield;

@@ -2,13 +2,17 @@
 
 use super::events::Events;
 use super::group::{GroupId, Groups};
-use super::pci::Tree;
-use crate::host::address::{DeviceId, Range, SourceId};
+use super::pci::{PasidCapability, Tree};
+use crate::host::address::{DeviceId, Pasid, Range, SourceId};
 use crate::host::error::{Error, ErrorKind};
 use crate::host::mem::Shared;
 use crate::host::platform::Platform;
-use crate::host::sync::{Lock, Rank};
+use crate::host::sync::{AtomicU32, Lock, Ordering, Rank};
+use crate::hw::descriptors::Throttle;
+use crate::hw::pasid_tables::Allowed;
 use crate::space::state::Space;
+use crate::unit::Unit;
+use crate::unit::pasid::Requester;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -25,11 +29,44 @@ impl Owner {
 pub(crate) struct Member {
     pub(crate) device: DeviceId,
     /// Index of the unit that serves it; `None` where none works.
-    pub(crate) unit: Option<usize>,
+    pub(crate) served: Option<usize>,
     /// Every requester id that its requests may carry.
     pub(crate) sources: Vec<SourceId>,
     /// Regions that firmware reserved for it, and whether a guest may do without.
     pub(crate) reserved: Vec<(Range, bool)>,
+    /// Its PASID capability.
+    pub(crate) pasid: Option<PasidCapability>,
+    /// Its own translation cache.
+    pub(crate) cache: DeviceCache,
+}
+
+impl Member {
+    /// Index of the unit that serves it; `None` where none works.
+    pub(crate) fn unit(&self) -> Option<usize> {
+        self.served
+    }
+
+    /// What it can do with PASIDs behind that unit.
+    pub(crate) fn requester<P: Platform>(&self, unit: &Unit<P>) -> Requester {
+        let ecap = unit.caps.ecap;
+        let bits = self.pasid.filter(|_| unit.scalable() && ecap.pasid()).map_or(0, |c| c.width.min(ecap.pss()));
+        let allowed = Allowed { pasid: bits != 0, device_tlb: self.cache.throttle().is_some(), page_requests: false };
+        Requester { pasid_bits: bits, allowed }
+    }
+}
+
+/// Whether a device has its own translation cache on, and how that is invalidated: read without a lock.
+#[derive(Default)]
+pub(crate) struct DeviceCache(AtomicU32);
+
+impl DeviceCache {
+    const ON: u32 = 1 << 31;
+
+    /// How to invalidate it; `None` where it is off.
+    pub(crate) fn throttle(&self) -> Option<Throttle> {
+        let v = self.0.load(Ordering::Acquire);
+        (v & Self::ON != 0).then_some(Throttle { pfsid: v as u16, mip: (v >> 16 & 0x1f) as u8 })
+    }
 }
 
 /// What a group is attached to.
@@ -56,6 +93,8 @@ pub(crate) struct GroupState<P: Platform> {
     /// Somebody is changing its attachment, and waits.
     pub(crate) busy: bool,
     pub(crate) attached: Attached<P>,
+    /// What PASIDs of members are attached to, beside that: member, PASID, and never `Blocked`.
+    pub(crate) pasids: Vec<(usize, Pasid, Attached<P>)>,
     /// A flush failed: caches may hold what no entry says any more, and the next change flushes everything.
     pub(crate) unproved: bool,
     /// For each member: who hears of its events, and how many faults this call of `service` has delivered.
@@ -100,7 +139,14 @@ impl<P: Platform> Registry<P> {
             let ears = filled(members.len(), Ear::default)?;
             push(
                 &mut states,
-                GroupState { owner: None, busy: false, attached: Attached::Blocked, unproved: false, ears },
+                GroupState {
+                    owner: None,
+                    busy: false,
+                    attached: Attached::Blocked,
+                    pasids: Vec::new(),
+                    unproved: false,
+                    ears,
+                },
             )?;
         }
         // A member's own id comes before an alias that carries the same number.

@@ -2,7 +2,7 @@
 
 use super::group::Groups;
 use super::pci::Tree;
-use super::registry::{Member, Registry};
+use super::registry::{DeviceCache, Member, Registry};
 use crate::dmar::{ScopeKind, Topology};
 use crate::host::address::DeviceId;
 use crate::host::error::Error;
@@ -51,5 +51,6 @@ fn member<P: Platform>(
     for (_, range) in topology.reserved_of(device, tree) {
         grow::push(&mut reserved, (range, relaxable))?;
     }
-    Ok(Member { device, unit, sources, reserved })
+    let pasid = tree.function(device).and_then(|f| f.pasid);
+    Ok(Member { device, served: unit, sources, reserved, pasid, cache: DeviceCache::default() })
 }

@@ -15,7 +15,7 @@ use crate::host::platform::Platform;
 use crate::hw::faults::Reason;
 use core::fmt;
 
-/// What a group is attached to, as the driver has it.
+/// What a group, or a PASID of a device, is attached to, as the driver has it.
 #[non_exhaustive]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Attachment {
@@ -38,7 +38,7 @@ pub struct Explanation {
     pub group: Option<GroupId>,
     /// Who has claimed it.
     pub owner: Option<Owner>,
-    /// What it is attached to; `None` where it has no group, or where that could not be seen.
+    /// What it is attached to, or the PASID of the request; `None` where it has no group, or where that could not be seen.
     pub attached: Option<Attachment>,
     /// Somebody held a lock, and what is behind it was not looked at: the walk may end early, `Verdict::Unknown`.
     pub held: bool,
@@ -93,17 +93,26 @@ impl<P: Platform> Vtd<P> {
         let p = core.platform();
         let unit = core.machine.unit(id)?;
         let root = unit.root_pointer().ok_or(ErrorKind::UnitGone.on(id))?;
-        let facts = Unit { caps: unit.caps, hpa_width: core.hpa_width(), root, strict_width: false };
+        // Who has the driver write 0 there has units that want it.
+        let strict_width = !core.host().config.first_stage_width;
+        let facts = Unit { caps: unit.caps, hpa_width: core.hpa_width(), root, strict_width };
         let device = DeviceId { segment: unit.segment, source: request.source };
-        let place = registry.find(device).map(|(g, _)| g);
+        let place = registry.find(device);
 
         let states = registry.states.try_lock(p);
         let tables = unit.root.try_lock(p);
         let mut held = states.is_none() || tables.is_none();
-        let state = states.as_ref().and_then(|s| s.get(place?));
+        let state = place.and_then(|(g, m)| states.as_ref()?.get(g).map(|s| (s, m)));
+        let attached = state.map(|(s, member)| match request.pasid {
+            None => &s.attached,
+            Some(pasid) => {
+                let of = s.pasids.iter().find(|(m, p, _)| (*m, *p) == (member, pasid));
+                of.map_or(&Attached::Blocked, |(.., attached)| attached)
+            }
+        });
         let mut read = |word: u64| {
             let own = tables.as_ref().and_then(|t| t.word(p, request.source, word));
-            let found = match (own, state.map(|s| &s.attached)) {
+            let found = match (own, attached) {
                 (Some(entry), _) => Ok(Some(entry)),
                 (None, Some(Attached::Space(space))) => space.entry(request.address, word),
                 (None, _) => Ok(None),
@@ -117,7 +126,7 @@ impl<P: Platform> Vtd<P> {
             Some(tables) => tables.as_ref().is_some_and(|d| d.space.is(space)),
             None => false,
         };
-        let attached = state.map(|s| match &s.attached {
+        let attached = attached.map(|a| match a {
             Attached::Blocked => Attachment::Blocked,
             Attached::Identity => Attachment::Identity,
             Attached::Space(space) if stands_in(space) => Attachment::Identity,
@@ -126,8 +135,8 @@ impl<P: Platform> Vtd<P> {
         Ok(Explanation {
             unit: id,
             translates: unit.translates(),
-            group: place.and_then(|g| registry.id(g).ok()),
-            owner: state.and_then(|s| s.owner),
+            group: place.and_then(|(g, _)| registry.id(g).ok()),
+            owner: state.and_then(|(s, _)| s.owner),
             attached,
             held,
             fault: None,

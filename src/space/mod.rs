@@ -1,5 +1,5 @@
 //! Address spaces: what is mapped (`paging`), what must be flushed where (`flush`), domains, which bring both together
-//! (`spec` what they need, `domain` the handle, `state` what stands behind it, `unmapped` what is still to be flushed), and
+//! (`spec` what they need, `tables` of either stage, `domain` the handle, `state` what stands behind it, `unmapped` what is still to be flushed), and
 //! who has which input range (`iova`).
 
 pub(crate) mod domain;
@@ -8,4 +8,5 @@ pub(crate) mod iova;
 pub(crate) mod paging;
 pub(crate) mod spec;
 pub(crate) mod state;
+pub(crate) mod tables;
 pub(crate) mod unmapped;

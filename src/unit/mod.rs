@@ -1,5 +1,5 @@
 //! One remapping unit: the one way to give it a command and await it (`command`), its invalidation queue (`queue`) and
-//! what may be asked of it (`invalidate`), its fault records (`fault_log`), its domain ids (`ids`), the memory of its
+//! what may be asked of it (`invalidate`, `rules` when, `flights` of several units at once), its fault records (`fault_log`), its domain ids (`ids`), the memory of its
 //! root and context tables (`root`) and of a requester's PASIDs (`pasid`), bringing it up and shutting it down (`bring_up`), and quirks as data (`errata`).
 
 pub mod bring_up;
@@ -7,11 +7,15 @@ pub(crate) mod command;
 pub mod config;
 pub mod errata;
 pub(crate) mod fault_log;
+pub(crate) mod flights;
 pub(crate) mod ids;
 pub(crate) mod invalidate;
 pub(crate) mod pasid;
+pub(crate) mod power;
 pub(crate) mod queue;
 pub(crate) mod root;
+pub mod rules;
+pub mod shield;
 #[cfg(test)]
 pub(crate) mod standin;
 #[cfg(test)]
@@ -20,7 +24,7 @@ mod tests;
 use crate::host::address::{Hpa, UnitId};
 use crate::host::error::{Error, ErrorKind};
 use crate::host::platform::{Event, Platform, Registers};
-use crate::host::sync::{AtomicU32, Lock, Once, Ordering};
+use crate::host::sync::{AtomicU32, AtomicU64, Lock, Once, Ordering};
 use crate::host::wait::Turn;
 use crate::hw::capabilities::Capabilities;
 use crate::hw::invalidation::{Ics, Iqercd};
@@ -92,11 +96,15 @@ pub(crate) struct Unit<P: Platform> {
     /// The bits of commands that went unanswered; all where the unit is gone. While there are any, its queue and tables are
     /// not given back.
     doubted: AtomicU32,
+    /// Ranges for which more than twice as much was flushed.
+    wide_flushes: AtomicU64,
     /// `None`: invalidation by registers.
     queue: Option<Queue>,
     faults: FaultLog,
     pub(crate) ids: Lock<DomainIds>,
     pub(crate) root: Lock<RootTable>,
+    /// What `suspend` found, for `resume`.
+    kept: Lock<power::Kept>,
 }
 
 /// How far a unit has come.
@@ -105,6 +113,10 @@ mod phase {
     pub(super) const TAKEN: u32 = 1;
     /// Taken over, and translation is on.
     pub(super) const TRANSLATING: u32 = 2;
+    /// Ours, with translation and queue off: it caches nothing, and there is nothing to invalidate.
+    pub(super) const SUSPENDED: u32 = 3;
+    /// Taken over, in abort-DMA mode: every request is blocked, whatever tables say.
+    pub(super) const SHIELDED: u32 = 4;
 }
 
 impl<P: Platform> Unit<P> {
@@ -163,9 +175,29 @@ impl<P: Platform> Unit<P> {
         }
     }
 
+    /// Whether it runs in scalable mode.
+    pub(crate) fn scalable(&self) -> bool {
+        self.mode == TableMode::Scalable
+    }
+
     /// Whether it has second-stage tables.
     pub(crate) fn has_second_stage(&self) -> bool {
-        self.mode != TableMode::Scalable || self.caps.ecap.ssts()
+        !self.scalable() || self.caps.ecap.ssts()
+    }
+
+    /// Notes that a range was too large, or too much in a batch, to be flushed page by page.
+    pub(crate) fn count_wide_flush(&self) {
+        self.wide_flushes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often that was.
+    pub(crate) fn wide_flushes(&self) -> u64 {
+        self.wide_flushes.load(Ordering::Relaxed)
+    }
+
+    /// Whether it has first-stage tables.
+    pub(crate) fn has_first_stage(&self) -> bool {
+        self.scalable() && self.caps.ecap.fsts()
     }
 
     /// Whether invalidation goes through the queue.

@@ -269,6 +269,19 @@ impl Queue {
         Ok(())
     }
 
+    /// Empties it, for a unit whose queue is off: everything outstanding counts as complete. Whoever calls this invalidates
+    /// everything before the unit translates again.
+    pub(crate) fn reset<P: Platform>(&self, h: &Host<P>, _: &Unit<P>) {
+        let mut s = self.state.lock(&h.platform);
+        while s.oldest != s.tail {
+            let Some(&(len, generation)) = s.spans.get(s.oldest) else { break };
+            let wait = (s.oldest + usize::from(len).max(1) - 1) % self.slots;
+            self.write(0, wait, generation);
+            s.oldest = (wait + 1) % self.slots;
+        }
+        (s.oldest, s.tail, s.passing) = (0, 0, None);
+    }
+
     /// Completes a submission whose own wait was neutralised, once the hardware has passed it: not before, for its slots
     /// are free then.
     fn passed<P: Platform>(&self, unit: &Unit<P>, s: &mut State) {

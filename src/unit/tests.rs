@@ -487,11 +487,15 @@ fn contexts_go_before_pasids_and_these_before_translations_whatever_the_order_th
     let (pasid, domain) = (|did| Request::Pasid { did, pasid: 0 }, |did| Request::IotlbDomain { did });
     let mut batch = Batch::new();
     let mut expected = [vec![], vec![], vec![]];
-    for n in 0..21 {
+    for n in 0..31 {
         for (list, r) in expected.iter_mut().zip([context(n), pasid(n), domain(n)]).rev() {
             assert!(batch.push(r) && batch.push(r), "once");
             list.push(r);
         }
+    }
+    for n in [97, 98] {
+        assert!(batch.push(context(n)));
+        expected[0].push(context(n));
     }
     assert!(!batch.push(context(99)), "full, but for the widest");
     batch.widen();

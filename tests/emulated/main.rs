@@ -16,6 +16,7 @@ mod explain;
 mod faults;
 mod map;
 mod offers;
+mod power;
 mod queue;
 mod several;
 mod speed;
@@ -54,6 +55,7 @@ const ALL: &[&[Story]] = &[
     explain::STORIES,
     faults::STORIES,
     map::STORIES,
+    power::STORIES,
     queue::STORIES,
     several::STORIES,
     speed::STORIES,

@@ -5,7 +5,7 @@ use crate::host::address::{DeviceId, Hpa, Iova, Range};
 use crate::host::error::Error;
 use crate::host::testing::Host;
 use crate::unit::standin::Standin;
-use crate::{BringUp, Config, Domain, DomainSpec, Group, Owner, PageSizes, Tables, TakeOver, Vtd};
+use crate::{BringUp, Config, Domain, DomainSpec, Group, Owner, PageSizes, Stage, Tables, TakeOver, Vtd};
 use std::vec::Vec;
 
 pub(super) type Driver = Vtd<Host>;
@@ -168,8 +168,15 @@ pub(super) fn hpa(v: u64) -> Hpa {
 }
 
 /// 48 bits, every page size.
-pub(super) const WIDE: DomainSpec =
-    DomainSpec { levels: 4, width: 47, sizes: PageSizes::all(), coherent: true, force_snoop: false };
+pub(super) const WIDE: DomainSpec = DomainSpec {
+    stage: Stage::Any,
+    levels: 4,
+    width: 47,
+    sizes: PageSizes::all(),
+    coherent: true,
+    force_snoop: false,
+    dirty: false,
+};
 
 pub(super) fn map(d: &Domain<Host>, at: u64, to: u64, len: u64) {
     d.map(Iova::at(at), hpa(to), len, crate::Access::all()).unwrap();

@@ -7,4 +7,6 @@ mod explain;
 mod faults;
 mod heap;
 mod machine;
+mod power;
+mod shield;
 mod threads;
