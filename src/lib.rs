@@ -60,3 +60,4 @@ pub use unit::bring_up::{Skipped, TakeOver};
 pub use unit::config::{Config, Tables};
 pub use unit::errata::{Errata, Erratum};
 pub use unit::shield::LeftShield;
+pub use unit::stats::UnitStats;

@@ -40,6 +40,15 @@ pub(crate) enum Root {
     Second { table: Hpa, width: AddressWidth, dirty: bool },
 }
 
+impl Root {
+    /// The top table.
+    pub(crate) fn table(self) -> Hpa {
+        match self {
+            Root::First { table, .. } | Root::Second { table, .. } => table,
+        }
+    }
+}
+
 /// Whose requests go to a domain: a requester id of a unit, with one PASID or none, and its own translation cache.
 pub(crate) struct User<'u, P: Platform> {
     /// Place of the unit in the machine.

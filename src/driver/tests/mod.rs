@@ -2,6 +2,7 @@
 
 mod attach;
 mod bring_up;
+mod dirty;
 mod domain;
 mod explain;
 mod faults;
