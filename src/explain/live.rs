@@ -15,7 +15,7 @@ use crate::host::platform::Platform;
 use crate::hw::faults::Reason;
 use core::fmt;
 
-/// What a group is attached to, as the driver has it.
+/// What a group, or a PASID of a device, is attached to, as the driver has it.
 #[non_exhaustive]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Attachment {
@@ -38,7 +38,7 @@ pub struct Explanation {
     pub group: Option<GroupId>,
     /// Who has claimed it.
     pub owner: Option<Owner>,
-    /// What it is attached to; `None` where it has no group, or where that could not be seen.
+    /// What it is attached to, or the PASID of the request; `None` where it has no group, or where that could not be seen.
     pub attached: Option<Attachment>,
     /// Somebody held a lock, and what is behind it was not looked at: the walk may end early, `Verdict::Unknown`.
     pub held: bool,
@@ -93,7 +93,9 @@ impl<P: Platform> Vtd<P> {
         let p = core.platform();
         let unit = core.machine.unit(id)?;
         let root = unit.root_pointer().ok_or(ErrorKind::UnitGone.on(id))?;
-        let facts = Unit { caps: unit.caps, hpa_width: core.hpa_width(), root, strict_width: false };
+        // Who has the driver write 0 there has units that want it.
+        let strict_width = !core.host().config.first_stage_width;
+        let facts = Unit { caps: unit.caps, hpa_width: core.hpa_width(), root, strict_width };
         let device = DeviceId { segment: unit.segment, source: request.source };
         let found = registry.find(device);
         let place = found.map(|(g, _)| g);
@@ -128,8 +130,8 @@ impl<P: Platform> Vtd<P> {
         Ok(Explanation {
             unit: id,
             translates: unit.translates(),
-            group: place.and_then(|g| registry.id(g).ok()),
-            owner: state.and_then(|s| s.owner),
+            group: place.and_then(|(g, _)| registry.id(g).ok()),
+            owner: state.and_then(|(s, _)| s.owner),
             attached,
             held,
             fault: None,

@@ -76,7 +76,7 @@ pub const fn dev(device: u8) -> DeviceId {
     DeviceId::new(0, 0, device, 0)
 }
 
-/// Integrated devices 1 to this one; 4 is a USB controller.
+/// Integrated devices 1 to this one, which sends PASIDs; 4 is a USB controller.
 pub const INTEGRATED: u8 = 6;
 const PORT: DeviceId = dev(0x1c);
 /// Behind a bridge from PCI Express, in one group with it and with each other.
@@ -145,7 +145,8 @@ impl Plan {
             for n in 1..=INTEGRATED {
                 let unit = if n <= 2 { 0 } else { last };
                 let class = if n == 4 { 0x0c_0330 } else { 0x02_0000 };
-                add(dev(n), Function { class, ..Function::new(dev(n).source.0, unit) });
+                let f = Function { class, ..Function::new(dev(n).source.0, unit) };
+                add(dev(n), if n == INTEGRATED { f.with_pasid(16) } else { f });
             }
             let port = Form::RootPort { secondary: 1, subordinate: 2 };
             add(PORT, Function::bridge(PORT.source.0, last, port).with_acs(0x1d));
