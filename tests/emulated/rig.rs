@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use vtd::dmar::Topology;
 use vtd::{
-    Access, BringUp, Config, DeviceId, Domain, Events, Fault, Group, Hpa, Iova, Nanos, Owner, Range, Service, Tables,
-    TakeOver, Target, Vtd,
+    Access, BringUp, Config, DeviceId, Domain, DomainSpec, Events, Fault, Group, Hpa, Iova, Nanos, Owner, PageSizes,
+    Range, Service, Stage, Tables, TakeOver, Target, Vtd,
 };
 use vtd_emu::{Alias, Blocked, Dma, Form, Function, FunctionId, Keep, Pace, Profile};
 
@@ -29,12 +29,14 @@ pub struct Mode {
     spurious: u8,
     /// The tables that the driver is to run on, where there are units that have them.
     tables: Tables,
+    /// Those of the stories' domains.
+    pub stage: Stage,
 }
 
 impl Mode {
     /// The same with other tables.
-    pub fn on(self, tables: Tables) -> Self {
-        Mode { tables, ..self }
+    pub fn on(self, (tables, stage): (Tables, Stage)) -> Self {
+        Mode { tables, stage, ..self }
     }
 }
 
@@ -47,6 +49,7 @@ const PROMPT: Mode = Mode {
     probes: false,
     spurious: 0,
     tables: Tables::Legacy,
+    stage: Stage::Second,
 };
 
 /// Every adversary.
@@ -103,6 +106,7 @@ impl Plan {
         let wait = Nanos::millis(10);
         let config = Config {
             tables: mode.tables,
+            first_stage_width: !profile.strict_aw,
             command_deadline: wait,
             invalidation_deadline: wait,
             identity_top: Hpa::new(64 << 20).expect("low"),
@@ -175,6 +179,7 @@ impl Plan {
             devices,
             profiles: self.profiles.clone(),
             spurious: self.mode.spurious,
+            stage: self.mode.stage,
             pages: Mutex::default(),
         }
     }
@@ -222,6 +227,7 @@ pub struct Rig {
     devices: Vec<(DeviceId, FunctionId)>,
     pub profiles: Vec<Profile>,
     spurious: u8,
+    stage: Stage,
     /// Memory for devices, by physical address.
     pages: Mutex<Vec<(u64, u8)>>,
 }
@@ -233,15 +239,17 @@ pub enum Ask {
     Write,
 }
 
-/// The reason that legacy mode has for what scalable mode says otherwise of second-stage tables, so that a story names one.
+/// The reason that legacy mode has for what scalable mode says otherwise, so that a story names one.
 pub fn in_legacy_mode(reason: u8, ask: Ask) -> u8 {
     match (reason, ask) {
         // No half of a root entry; no context or PASID entry.
         (0x39, _) => 0x01,
         (0x41 | 0x59, _) => 0x02,
-        (0x79 | 0x85, Ask::Write) => 0x05,
-        (0x79 | 0x86, Ask::Read) => 0x06,
-        (0x84, _) => 0x04,
+        // Not present; no right.
+        (0x71 | 0x79 | 0x85, Ask::Write) => 0x05,
+        (0x71 | 0x79 | 0x86, Ask::Read) => 0x06,
+        // Too wide; not canonical.
+        (0x80 | 0x84, _) => 0x04,
         (other, _) => other,
     }
 }
@@ -366,9 +374,32 @@ impl Rig {
         (group, ear)
     }
 
+    /// The best domain of the mode's stage that the group's units allow.
+    pub fn spec(&self, group: &Group<Host>) -> DomainSpec {
+        self.spec_of(group, self.stage)
+    }
+
+    /// The same of a stage.
+    pub fn spec_of(&self, group: &Group<Host>, stage: Stage) -> DomainSpec {
+        let mut spec = group.best_spec();
+        if stage == Stage::First && spec.stage != Stage::First {
+            // Of a unit with both stages: 4 levels, their lower half.
+            (spec.stage, spec.levels) = (Stage::First, 4);
+            spec.width = self.profiles.iter().map(|p| p.mgaw() as u8 + 1).min().unwrap_or(39).min(47);
+            spec.sizes = PageSizes::SIZE_2M;
+            spec.sizes.set(PageSizes::SIZE_1G, self.profiles.iter().all(Profile::fs1gp));
+        }
+        spec
+    }
+
     /// A domain as good as the group's units allow.
     pub fn domain(&self, group: &Group<Host>) -> Domain<Host> {
-        self.vtd.domain(&group.best_spec()).unwrap()
+        self.vtd.domain(&self.spec(group)).unwrap()
+    }
+
+    /// Whether the stories' domains have first-stage tables.
+    pub fn first_stage(&self) -> bool {
+        self.stage == Stage::First
     }
 
     /// Claims the device and attaches it to an empty domain of its own.
