@@ -13,9 +13,11 @@ mod attach;
 mod bring_up;
 mod errors;
 mod faults;
+mod flush;
 mod map;
 mod offers;
 mod pasids;
+mod power;
 mod queue;
 mod several;
 mod speed;
@@ -52,8 +54,10 @@ const ALL: &[&[Story]] = &[
     bring_up::STORIES,
     errors::STORIES,
     faults::STORIES,
+    flush::STORIES,
     map::STORIES,
     pasids::STORIES,
+    power::STORIES,
     queue::STORIES,
     several::STORIES,
     speed::STORIES,
