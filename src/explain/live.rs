@@ -130,8 +130,8 @@ impl<P: Platform> Vtd<P> {
         Ok(Explanation {
             unit: id,
             translates: unit.translates(),
-            group: place.and_then(|(g, _)| registry.id(g).ok()),
-            owner: state.and_then(|(s, _)| s.owner),
+            group: place.and_then(|g| registry.id(g).ok()),
+            owner: state.and_then(|s| s.owner),
             attached,
             held,
             fault: None,
