@@ -25,6 +25,8 @@ pub enum Attachment {
     Identity,
     /// A domain.
     Domain,
+    /// What a predecessor attached it to: tables that are not the driver's, into which the walk does not go.
+    Adopted,
 }
 
 /// Why a request of a device gets where it gets, or does not. It prints as lines.
@@ -124,6 +126,7 @@ impl<P: Platform> Vtd<P> {
         let attached = target.map(|t| match t {
             Attached::Blocked => Attachment::Blocked,
             Attached::Identity => Attachment::Identity,
+            Attached::Adopted => Attachment::Adopted,
             Attached::Space(space) if stands_in(space) => Attachment::Identity,
             Attached::Space(_) => Attachment::Domain,
         });
@@ -157,6 +160,7 @@ impl fmt::Display for Explanation {
             Some(Attachment::Blocked) => f.write_str(", blocked")?,
             Some(Attachment::Identity) => f.write_str(", attached to all of memory")?,
             Some(Attachment::Domain) => f.write_str(", attached to a domain")?,
+            Some(Attachment::Adopted) => f.write_str(", still where a predecessor attached it")?,
             None => {}
         }
         f.write_str("\n")?;
