@@ -11,14 +11,13 @@ use super::events::Events;
 use super::group::GroupId;
 use super::registry::{Attached, Member, Owner};
 use crate::host::address::{DeviceId, INTERRUPT_RANGE, Pasid, Range};
-use crate::host::error::{Error, ErrorKind, Field, Need, State};
+use crate::host::error::{Error, ErrorKind, Field, Need};
 use crate::host::grow;
 use crate::host::mem::Shared;
 use crate::host::platform::Platform;
 use crate::space::domain::{Deferred, Domain, Strict};
 use crate::space::spec::DomainSpec;
 use crate::space::state::User;
-use crate::unit::Unit;
 use crate::unit::flights::Flights;
 use crate::unit::invalidate::Batch;
 use crate::unit::pasid::RID_PASID;
@@ -88,15 +87,15 @@ impl<P: Platform> Group<P> {
         let registry = core.registry()?;
         let place = registry.place(id)?;
         // Also after a `bring_up` or `hand_back` that failed half-way: where translation is off nothing can be promised.
-        if !core.units().iter().all(Unit::translates) {
-            return Err(ErrorKind::State(State::NotUp).into());
+        if let Some(unit) = core.units().iter().find(|u| !u.translates()) {
+            return Err(ErrorKind::State(unit.idle()).into());
         }
         for m in registry.members(place) {
             let Some(unit) = m.unit().and_then(|i| core.units().get(i)) else {
                 return Err(ErrorKind::Unsupported(Need::Unit).of(m.device));
             };
             if unit.stopped() {
-                return Err(ErrorKind::State(State::NotUp).on(unit.id).of(m.device));
+                return Err(ErrorKind::State(unit.idle()).on(unit.id).of(m.device));
             }
             if owner != Owner::HOST && m.reserved.iter().any(|(_, relaxable)| !relaxable) {
                 return Err(ErrorKind::Invalid(Field::ReservedRegion).of(m.device));
@@ -361,7 +360,7 @@ impl<P: Platform> Group<P> {
         }
         for user in self.users(scope) {
             if user.unit.stopped() {
-                return Err(ErrorKind::State(State::NotUp).on(user.unit.id));
+                return Err(ErrorKind::State(user.unit.idle()).on(user.unit.id));
             }
             let member = self.members().iter().find(|m| m.sources.iter().any(|s| s.0 == user.source));
             let of = member.map(|m| m.requester(user.unit)).unwrap_or_default();

@@ -168,9 +168,9 @@ pub(crate) enum InFlight {
 }
 
 impl<P: Platform> Unit<P> {
-    /// Whether translation is not this driver's, or no longer: nothing is blocked.
+    /// Whether translation is not this driver's, no longer, or not now: nothing is blocked, and nothing cached.
     pub(crate) fn stopped(&self) -> bool {
-        self.phase.load(Ordering::Acquire) == phase::OFF
+        matches!(self.phase.load(Ordering::Acquire), phase::OFF | phase::SUSPENDED)
     }
 
     fn drain(&self) -> Drain {
@@ -238,7 +238,7 @@ impl<P: Platform> Unit<P> {
     /// Whether it has completed, and how; not to be asked again after `Some`.
     pub(crate) fn poll(&self, flight: InFlight) -> Option<Result<(), Error>> {
         match (flight, &self.queue) {
-            (InFlight::Queued(s), Some(q)) => q.poll(s).map(|r| r.map_err(|e| e.on(self.id))),
+            (InFlight::Queued(s), Some(q)) => q.poll(s),
             _ => Some(Ok(())),
         }
     }

@@ -4,7 +4,7 @@
 
 use crate::host::testing::{Host, Regs};
 use crate::hw::registers::at;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::vec::Vec;
 
@@ -13,6 +13,7 @@ pub(crate) const SRTP: u32 = 1 << 30;
 pub(crate) const WBF: u32 = 1 << 27;
 pub(crate) const QIE: u32 = 1 << 26;
 pub(crate) const IRE: u32 = 1 << 25;
+pub(crate) const SIRTP: u32 = 1 << 24;
 const ONE_SHOT: u32 = 1 << 30 | 1 << 29 | 1 << 27 | 1 << 24;
 
 /// 3 and 4 levels, 48 bits, 2 MiB and 1 GiB, page-selective up to 2^18 pages, 65536 ids, 4 fault registers at 0x220.
@@ -20,17 +21,22 @@ pub(crate) const CAP: u64 = 6 | 0b110 << 8 | 47 << 16 | 0x22 << 24 | 3 << 34 | 1
 pub(crate) const CAP_CM: u64 = 1 << 7;
 pub(crate) const CAP_RWBF: u64 = 1 << 4;
 pub(crate) const CAP_PLMR: u64 = 1 << 5;
+pub(crate) const CAP_PHMR: u64 = 1 << 6;
+/// The mode of RTADDR changes under translation.
+pub(crate) const CAP_ESRTPS: u64 = 1 << 63;
 pub(crate) const CAP_PSI: u64 = 1 << 39;
 /// Coherent, queue, pass-through, snoop control; IVA at 0x200.
 pub(crate) const ECAP: u64 = 1 | 1 << 1 | 1 << 6 | 1 << 7 | 0x20 << 8;
 pub(crate) const ECAP_C: u64 = 1;
 pub(crate) const ECAP_QI: u64 = 1 << 1;
+pub(crate) const ECAP_DT: u64 = 1 << 2;
 pub(crate) const ECAP_PT: u64 = 1 << 6;
 /// The same with scalable mode, second-stage tables in it, and snooped walks of these.
 pub(crate) const ECAP_SM: u64 = ECAP | ECAP_SMTS | ECAP_SSTS | ECAP_SMPWCS;
 pub(crate) const ECAP_SMTS: u64 = 1 << 43;
 pub(crate) const ECAP_SSTS: u64 = 1 << 46;
 pub(crate) const ECAP_SMPWCS: u64 = 1 << 48;
+pub(crate) const ECAP_ADMS: u64 = 1 << 52;
 /// Both kinds of snooping.
 pub(crate) const ECAP_SNOOP: u64 = ECAP_C | ECAP_SMPWCS;
 const IOTLB: u32 = 0x208;
@@ -68,6 +74,10 @@ pub(crate) struct State {
     pub(crate) stuck: u32,
     /// CCMD and IOTLB: never done, or refused.
     pub(crate) register_path: Answer,
+    /// Registers that do not take what is written.
+    pub(crate) deaf: Vec<u32>,
+    /// Writes after which devices reached memory as they liked, from when this is `Some`.
+    pub(crate) open: Option<usize>,
     /// The queue does nothing.
     pub(crate) asleep: bool,
     /// A record that was cleared is there again.
@@ -78,10 +88,20 @@ pub(crate) struct State {
     pub(crate) held: Vec<(u64, u32)>,
     /// The queue stops at the descriptor after this many more, with this code.
     pub(crate) bad: Option<(usize, u8)>,
+    /// The queue stops at every descriptor, with this code.
+    pub(crate) always: Option<u8>,
     /// Answers all ones after this many more writes.
     pub(crate) gone_after: Option<usize>,
     /// The word that the queue stopped at; it must not be there any more when it goes on.
     offending: Option<[u64; 2]>,
+    /// Devices that do not answer, until `expire`.
+    pub(crate) dead: HashSet<u16>,
+    /// How many descriptors are fetched behind one that waits for a device.
+    pub(crate) ahead: usize,
+    /// IQERCD names the device that timed out.
+    pub(crate) names: bool,
+    /// Fetched and not carried out, from the oldest that waits for a device on.
+    pending: Vec<[u64; 2]>,
     fsts: u32,
     contexts: HashMap<u16, [u64; 4]>,
     /// Of PASID 0, by source.
@@ -91,6 +111,7 @@ pub(crate) struct State {
     cap: u64,
     ecap: u64,
     scalable: bool,
+    abort: bool,
     root: u64,
     iva: u64,
 }
@@ -101,6 +122,15 @@ pub(crate) enum Answer {
     Done,
     Never,
     Refused,
+}
+
+/// The device whose translation cache a descriptor is for.
+fn device(d: [u64; 2]) -> Option<u16> {
+    match d[0] & 15 {
+        3 => Some((d[0] >> 32) as u16),
+        8 => Some((d[0] >> 16) as u16),
+        _ => None,
+    }
 }
 
 /// The unit. Clones share everything.
@@ -147,11 +177,14 @@ impl Standin {
                 None => return (0..0x6000).step_by(4).for_each(|at| self.regs.set32(at, u32::MAX)),
             }
         }
+        if s.deaf.contains(&place) {
+            return;
+        }
         match place {
             at::GCMD => self.command(&mut s, v as u32),
             at::FSTS => {
                 s.fsts &= !(v as u32 & 0x7d);
-                if v & 1 << 4 != 0 && s.offending.is_some() {
+                if v & (1 << 4 | 1 << 6) != 0 {
                     self.run(&mut s);
                 }
             }
@@ -172,14 +205,20 @@ impl Standin {
             }
             at::PMEN => self.regs.set32(place, v as u32 & 1 << 31 | (v >> 31) as u32 & 1),
             at::ICS => self.regs.set32(place, self.regs.get32(place) & !(v as u32)),
-            at::RTADDR | at::IQA => self.regs.set64(place, v),
+            at::RTADDR | at::IQA | at::IRTA => self.regs.set64(place, v),
             FRCD..0x260 if place % 16 == 12 => {
                 assert_eq!(v, 1 << 31, "bit 31 alone clears a record");
                 let again = u32::from(s.storm) << 31;
                 self.regs.set32(place, self.regs.get32(place) & !(1 << 31) | again);
             }
+            at::PLMBASE..at::IQH => {
+                assert!(self.regs.get32(at::PMEN) & 1 == 0, "regions change while they are off");
+            }
             at::FECTL..at::PMEN | at::IECTL..at::IQERCD => self.regs.set32(place, v as u32),
             other => panic!("write of {v:#x} to {other:#x}"),
+        }
+        if self.regs.get32(at::GSTS) & TE == 0 && self.regs.get32(at::PMEN) & 1 == 0 {
+            s.open = s.open.map(|n| n + 1);
         }
         let pending = (0..4).any(|i| self.regs.get32(FRCD + i * 16 + 12) >> 31 != 0);
         s.fsts = s.fsts & !2 | u32::from(pending) << 1;
@@ -197,8 +236,12 @@ impl Standin {
         match changed {
             SRTP => {
                 s.root = u64::from(self.regs.get32(at::RTADDR)) | u64::from(self.regs.get32(at::RTADDR + 4)) << 32;
-                s.scalable = s.root >> 10 & 3 == 1;
-                assert!(s.scalable && s.ecap & ECAP_SMTS != 0 || s.root & 0xfff == 0, "RTADDR {:#x}", s.root);
+                let was = (s.scalable, s.abort);
+                (s.scalable, s.abort) = (s.root >> 10 & 3 == 1, s.root >> 10 & 3 == 3);
+                let mode = if s.scalable { ECAP_SMTS } else { ECAP_ADMS };
+                assert!((s.scalable || s.abort) && s.ecap & mode != 0 || s.root & 0xfff == 0, "RTADDR {:#x}", s.root);
+                let kept = status & TE == 0 || s.cap & CAP_ESRTPS != 0 || was == (s.scalable, s.abort);
+                assert!(kept, "another mode under translation");
             }
             TE => assert!(status & SRTP != 0 && (v & TE != 0 || status & TE != 0), "no root pointer yet"),
             QIE => {
@@ -208,7 +251,7 @@ impl Standin {
             }
             _ => {}
         }
-        let kept = if changed & ONE_SHOT != 0 { status | changed & SRTP } else { status ^ changed };
+        let kept = if changed & ONE_SHOT != 0 { status | changed & (SRTP | SIRTP) } else { status ^ changed };
         self.regs.set32(at::GSTS, kept);
         self.run(s);
     }
@@ -228,41 +271,89 @@ impl Standin {
 
     /// Carries out what is between head and tail.
     fn run(&self, s: &mut State) {
-        if self.regs.get32(at::GSTS) & QIE == 0 || s.fsts & 1 << 4 != 0 || s.asleep {
+        if self.regs.get32(at::GSTS) & QIE == 0 || s.fsts & (1 << 4 | 1 << 6) != 0 || s.asleep {
             return;
         }
         let iqa = u64::from(self.regs.get32(at::IQA)) | u64::from(self.regs.get32(at::IQA + 4)) << 32;
         let (size, slot) = (4096u32 << (iqa & 7), 16u32 << (iqa >> 11 & 1));
         loop {
             let head = self.regs.get32(at::IQH);
-            if head == self.regs.get32(at::IQT) {
+            if head == self.regs.get32(at::IQT) || s.pending.len() > s.ahead {
                 return;
             }
-            assert!(slot == 16 && !s.scalable || slot == 32 && s.ecap & ECAP_SMTS != 0, "slots of {slot} bytes");
+            let (narrow, wide) = (slot == 16 && !s.scalable && !s.abort, s.ecap & (ECAP_SMTS | ECAP_ADMS) != 0);
+            assert!(narrow || slot == 32 && wide, "slots of {slot} bytes");
             let place = (iqa & !0xfff) + u64::from(head);
             let word = |i: u64| self.host.read(place + i * 8).expect("a queue in memory");
             let d = [word(0), word(1)];
             assert!(slot == 16 || word(2) | word(3) == 0, "the upper half of a descriptor");
-            if s.offending.is_some_and(|o| o == d) || s.bad.is_some_and(|(n, _)| n == 0) {
-                let code = s.bad.take().map_or(3, |(_, code)| code);
-                (s.offending, s.fsts) = (Some(d), s.fsts | 1 << 4);
-                self.regs.set64(at::IQERCD, u64::from(code));
+            let stops = s.bad.is_some_and(|(n, _)| n == 0) || s.always.is_some();
+            if s.offending.is_some_and(|o| o == d) || stops {
+                let code = s.always.or(s.bad.take().map(|(_, code)| code)).unwrap_or(3);
+                // The codes of registers say nothing of the descriptor.
+                s.offending = Some(d).filter(|_| s.always.is_none() && ![1, 5, 6, 7].contains(&code));
+                s.fsts |= 1 << 4;
+                self.regs.set32(at::IQERCD, code.into());
                 return self.regs.set32(at::FSTS, s.fsts);
             }
             s.offending = None;
             s.bad = s.bad.map(|(n, code)| (n - 1, code));
-            match d[0] & 0xf {
-                5 if d[0] & 1 << 5 != 0 => {
-                    s.held.push((d[1], (d[0] >> 32) as u32));
-                    if !s.hold {
-                        self.release_in(s, |_| true);
-                    }
-                }
-                5 => {}
-                _ => self.invalidate(s, d),
+            // Nothing behind an invalidation that waits for its device need happen, and nothing does.
+            let waits = device(d).is_some_and(|source| s.dead.contains(&source));
+            if waits || !s.pending.is_empty() {
+                s.pending.push(d);
+            } else {
+                self.carry_out(s, d);
             }
             self.regs.set64(at::IQH, u64::from((head + slot) % size));
         }
+    }
+
+    /// Its power goes and comes again: registers are as after reset, and what was cached may be anything.
+    pub(crate) fn lose_power(&self) {
+        self.state().fsts = 0;
+        for at in (at::GSTS..at::PMEN).chain(at::IQH..at::IRTA + 8).step_by(4) {
+            self.regs.set32(at, 0);
+        }
+        for control in [at::FECTL, at::IECTL] {
+            self.regs.set32(control, 1 << 31);
+        }
+    }
+
+    fn carry_out(&self, s: &mut State, d: [u64; 2]) {
+        match d[0] & 0xf {
+            5 if d[0] & 1 << 5 != 0 => {
+                s.held.push((d[1], (d[0] >> 32) as u32));
+                if !s.hold {
+                    self.release_in(s, |_| true);
+                }
+            }
+            5 => {}
+            _ => self.invalidate(s, d),
+        }
+    }
+
+    /// The device that is waited for does not answer in time, and what is pending is lost. `false` where none is.
+    pub(crate) fn expire(&self) -> bool {
+        let mut s = self.state();
+        let Some(source) = s.pending.first().and_then(|d| device(*d)) else { return false };
+        s.pending.clear();
+        s.fsts |= 1 << 6;
+        self.regs.set32(at::FSTS, s.fsts);
+        self.regs.set32(at::IQERCD + 4, if s.names { source.into() } else { 0 });
+        true
+    }
+
+    /// A device answers from now on, and what waited for it is carried out.
+    pub(crate) fn revive(&self, source: u16) {
+        let mut s = self.state();
+        s.dead.remove(&source);
+        let waits = |s: &State, d: [u64; 2]| device(d).is_some_and(|source| s.dead.contains(&source));
+        while let Some(d) = s.pending.first().copied().filter(|d| !waits(&s, *d)) {
+            s.pending.remove(0);
+            self.carry_out(&mut s, d);
+        }
+        self.run(&mut s);
     }
 
     /// The queue goes on with what came meanwhile.
@@ -292,11 +383,12 @@ impl Standin {
     fn invalidate(&self, s: &mut State, d: [u64; 2]) {
         s.done.push(d);
         let (scope, did, source) = (d[0] >> 4 & 3, (d[0] >> 16) as u16, (d[0] >> 32) as u16);
-        let scalable = s.scalable;
+        let scalable = s.scalable || s.abort;
         // Absent entries are cached under id 0; context entries of scalable mode under none.
         let tagged = |e: &[u64; 4]| scalable || did == if e[0] & 1 == 0 { 0 } else { (e[1] >> 8) as u16 };
         let names = |e: &[u64; 8]| did == if e[0] & 1 == 0 { 0 } else { e[1] as u16 };
         match (d[0] & 15, scope) {
+            (4, 0) => {}
             (1, 1) => s.contexts.clear(),
             (1, 2) => s.contexts.retain(|_, e| !tagged(e)),
             (1, 3) => s.contexts.retain(|k, e| *k != source || !tagged(e)),
@@ -304,6 +396,7 @@ impl Standin {
             (7, 0) if scalable => s.pasids.retain(|_, e| !names(e)),
             (7, 1) if scalable && d[0] >> 32 == 0 => s.pasids.retain(|_, e| !names(e)),
             (6, 2) if scalable && d[0] >> 32 == 0 => s.tlb.retain(|_, (k, _)| *k != did),
+            (3 | 8, _) => {}
             (2, 1) => s.tlb.clear(),
             (2, 2) => s.tlb.retain(|_, (k, _)| *k != did),
             (2, 3) => {
@@ -341,7 +434,10 @@ impl Standin {
     pub(crate) fn access(&self, source: u16, address: u64) -> Reached {
         let mut s = self.state();
         if self.regs.get32(at::GSTS) & TE == 0 {
-            return Some(address);
+            return (self.regs.get32(at::PMEN) & 1 == 0).then_some(address);
+        }
+        if s.abort {
+            return None;
         }
         let (page, caching) = (address >> 12, s.cap & CAP_CM != 0);
         if let Some((_, to)) = s.tlb.get(&(source, page)) {

@@ -6,4 +6,6 @@ mod domain;
 mod faults;
 mod heap;
 mod machine;
+mod power;
+mod shield;
 mod threads;

@@ -154,10 +154,10 @@ impl<F: Format> Paging<F> {
         if (at | to | len) & (PAGE - 1) != 0 || len == 0 {
             return Err(Failed::at(MapWhy::Alignment, at));
         }
-        if to > self.last_out || rest > self.last_out - to {
-            return Err(Failed::at(MapWhy::Width, at));
-        }
         let Some(at) = self.place(at, rest) else { return Err(Failed::at(MapWhy::Width, at)) };
+        if to > self.last_out || rest > self.last_out - to {
+            return Err(self.fail(MapWhy::Width, at));
+        }
         if meets_interrupts(at, rest) || meets_interrupts(to, rest) {
             return Err(Failed::at(MapWhy::InterruptRange, at));
         }
