@@ -111,6 +111,11 @@ struct Others {
 }
 
 impl<P: Platform> Vtd<P> {
+    /// What all handles share.
+    pub(crate) fn core(&self) -> &Core<P> {
+        &self.0
+    }
+
     /// The driver for the units of `topology`. Touches no register.
     pub fn new(platform: P, topology: Topology, config: Config) -> Result<Self, Error> {
         let identity = platform.identity();

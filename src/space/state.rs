@@ -40,6 +40,15 @@ pub(crate) enum Root {
     Second { table: Hpa, width: AddressWidth, dirty: bool },
 }
 
+impl Root {
+    /// The top table.
+    pub(crate) fn table(self) -> Hpa {
+        match self {
+            Root::First { table, .. } | Root::Second { table, .. } => table,
+        }
+    }
+}
+
 /// Whose requests go to a domain: a requester id of a unit, with one PASID or none, and its own translation cache.
 pub(crate) struct User<'u, P: Platform> {
     /// Place of the unit in the machine.
@@ -161,6 +170,14 @@ impl<P: Platform> Space<P> {
     /// What the domain was made with.
     pub(crate) fn spec(&self) -> DomainSpec {
         self.spec
+    }
+
+    /// The word of its tables at physical address `word`, where it is an entry on the way of the address `at`; `Err` where
+    /// somebody holds the domain. Does not wait.
+    pub(crate) fn entry(&self, at: u64, word: u64) -> Result<Option<u64>, ErrorKind> {
+        let p = &self.machine.host.platform;
+        let s = self.state.try_lock(p).ok_or(ErrorKind::Busy)?;
+        Ok(s.tables.as_ref().and_then(|t| t.entry(p, at, word)))
     }
 
     /// The domain id on a unit that was `enter`ed.

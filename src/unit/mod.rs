@@ -31,7 +31,7 @@ use crate::host::sync::{AtomicU32, AtomicU64, Lock, Once, Ordering};
 use crate::host::wait::Turn;
 use crate::hw::capabilities::Capabilities;
 use crate::hw::invalidation::Ics;
-use crate::hw::registers::{TableMode, at};
+use crate::hw::registers::{RootPointer, TableMode, at};
 use alloc::vec::Vec;
 use config::Config;
 use errata::Errata;
@@ -160,6 +160,14 @@ impl<P: Platform> Unit<P> {
     /// Whether absent-to-present changes need the write buffer flushed.
     pub(crate) fn needs_write_buffer_flush(&self) -> bool {
         self.write_buffer
+    }
+
+    /// RTADDR, which is what the unit goes by since `start_root`; `None` where the unit is gone.
+    pub(crate) fn root_pointer(&self) -> Option<RootPointer> {
+        match self.regs.read64(at::RTADDR) {
+            u64::MAX => None,
+            value => Some(RootPointer(value)),
+        }
     }
 
     /// Whether its walks of page tables snoop the CPU's caches.

@@ -12,6 +12,7 @@ mod rig;
 mod attach;
 mod bring_up;
 mod errors;
+mod explain;
 mod faults;
 mod map;
 mod offers;
@@ -51,6 +52,7 @@ const ALL: &[&[Story]] = &[
     attach::STORIES,
     bring_up::STORIES,
     errors::STORIES,
+    explain::STORIES,
     faults::STORIES,
     map::STORIES,
     power::STORIES,
