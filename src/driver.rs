@@ -7,7 +7,7 @@ use crate::device::registry::{Attached, Owner, Registry};
 use crate::device::scan;
 use crate::device::{GroupId, Tree, Why};
 use crate::dmar::Topology;
-use crate::host::address::{DeviceId, Hpa, Range, SourceId, UnitId};
+use crate::host::address::{DeviceId, Hpa, Nanos, Range, SourceId, UnitId};
 use crate::host::error::{Error, ErrorKind, Need, State};
 use crate::host::grow;
 use crate::host::mem::Shared;
@@ -23,6 +23,7 @@ use crate::unit::config::Config;
 use crate::unit::errata::{Errata, Erratum};
 use crate::unit::fault_log::FaultLog;
 use crate::unit::shield::LeftShield;
+use crate::unit::stats::UnitStats;
 use crate::unit::take_over::{Adopted, Malformed};
 use crate::unit::{Machine, Unit};
 use alloc::sync::Arc;
@@ -103,6 +104,8 @@ pub enum Service {
     Idle,
     /// The budget was used up, or faults come in faster than they are read; call again soon.
     Again,
+    /// A deferred domain must be flushed then; call again at that time, or before if `Platform::wake` says so.
+    At(Nanos),
 }
 
 /// Faults of one unit that no owner hears, in one call of `service`.
@@ -113,6 +116,11 @@ struct Others {
 }
 
 impl<P: Platform> Vtd<P> {
+    /// What all handles share.
+    pub(crate) fn core(&self) -> &Core<P> {
+        &self.0
+    }
+
     /// The driver for the units of `topology`. Touches no register.
     pub fn new(platform: P, topology: Topology, config: Config) -> Result<Self, Error> {
         let identity = platform.identity();
@@ -124,6 +132,7 @@ impl<P: Platform> Vtd<P> {
             up: Once::new(),
             shielded: Lock::new(Rank::Leaf, Vec::new()),
             one_to_one: Lock::new(Rank::Groups, None),
+            deferred: Lock::new(Rank::Leaf, Vec::new()),
             rest: Lock::new(Rank::Leaf, Rest::default()),
         };
         Ok(Vtd(Shared::new(core).map_err(|(_, e)| Error::from(e))?))
@@ -277,7 +286,7 @@ impl<P: Platform> Vtd<P> {
             Ok(taken) => taken,
             Err(core) => return Err((Vtd(core), ErrorKind::Busy.into())),
         };
-        let Core { machine, topology, identity, up, shielded, one_to_one, rest } = core;
+        let Core { machine, topology, identity, up, shielded, one_to_one, deferred, rest } = core;
         match machine.take() {
             Ok((machine, _)) => {
                 let (host, units) = machine.into_parts();
@@ -287,7 +296,7 @@ impl<P: Platform> Vtd<P> {
                 Ok(host.platform)
             }
             Err(machine) => {
-                let core = Core { machine, topology, identity, up, shielded, one_to_one, rest };
+                let core = Core { machine, topology, identity, up, shielded, one_to_one, deferred, rest };
                 Err((Vtd(place.fill(core)), ErrorKind::Busy.into()))
             }
         }
@@ -296,6 +305,7 @@ impl<P: Platform> Vtd<P> {
     /// All that can fail of `hand_back`.
     fn quiesce(&self) -> Result<(), Error> {
         let core = &*self.0;
+        core.forget_dropped();
         let inner = usize::from(core.one_to_one.lock(core.platform()).is_some());
         let kept = match core.up.get() {
             Some(r) => {
@@ -321,6 +331,11 @@ impl<P: Platform> Vtd<P> {
     /// What a unit can do.
     pub fn capabilities(&self, u: UnitId) -> Result<Capabilities, Error> {
         self.0.machine.unit(u).map(|u| u.caps)
+    }
+
+    /// What a unit's invalidation queue has seen.
+    pub fn invalidation_stats(&self, u: UnitId) -> Result<UnitStats, Error> {
+        self.0.machine.unit(u).map(|u| u.stats(self.0.host()))
     }
 
     /// Where a unit's registers are.
@@ -352,7 +367,8 @@ impl<P: Platform> Vtd<P> {
     }
 
     /// The bottom half: delivers what devices reported, in at most `budget` calls of handlers, and says when to call
-    /// again. Not for interrupt context; no lock is held while a handler runs.
+    /// again; flushes what deferred domains have gathered for too long, and waits for that. Not for interrupt context; no lock
+    /// is held while a handler runs.
     pub fn service(&self, budget: usize) -> Service {
         let core = &*self.0;
         let Some(registry) = core.up.get() else { return Service::Idle };
@@ -390,9 +406,11 @@ impl<P: Platform> Vtd<P> {
                 }
             }
         }
-        match self.deliver_lost(registry, left) {
-            Service::Idle if pending => Service::Again,
-            outcome => outcome,
+        let next = core.flush_deferred();
+        match (self.deliver_lost(registry, left), next) {
+            (Service::Idle, _) if pending => Service::Again,
+            (Service::Idle, Some(at)) => Service::At(at),
+            (outcome, _) => outcome,
         }
     }
 
@@ -518,7 +536,11 @@ impl<P: Platform> Vtd<P> {
 
     /// An empty address space that meets `spec`. Its devices' units must offer at least that.
     pub fn domain<M: FlushMode>(&self, spec: &DomainSpec) -> Result<Domain<P, M>, Error> {
-        Ok(Domain::new(&self.0.machine, spec, self.0.hpa_width())?)
+        let domain = Domain::new(&self.0.machine, spec, self.0.hpa_width())?;
+        if M::DEFERRED {
+            self.0.look_after(&domain.space)?;
+        }
+        Ok(domain)
     }
 }
 

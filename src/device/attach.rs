@@ -304,7 +304,7 @@ impl<P: Platform> Group<P> {
             Scope::Pasid { member, pasid } => {
                 // Room to remember it, so that `set` cannot fail.
                 s.pasids.try_reserve(1).map_err(|_| ErrorKind::OutOfMemory)?;
-                s.pasids.iter().find(|(m, p, _)| (*m, *p) == (member, pasid)).map_or(Attached::Blocked, |a| a.2.clone())
+                s.target(member, Some(pasid)).clone()
             }
         };
         s.busy = true;

@@ -104,6 +104,14 @@ pub(crate) struct GroupState<P: Platform> {
     pub(crate) ears: Vec<Ear>,
 }
 
+impl<P: Platform> GroupState<P> {
+    /// What requests of a member with this PASID, or without, are attached to.
+    pub(crate) fn target(&self, member: usize, pasid: Option<Pasid>) -> &Attached<P> {
+        let Some(pasid) = pasid else { return &self.attached };
+        self.pasids.iter().find(|(m, p, _)| (*m, *p) == (member, pasid)).map_or(&Attached::Blocked, |(.., to)| to)
+    }
+}
+
 /// Who hears of one member's events.
 #[derive(Default)]
 pub(crate) struct Ear {

@@ -361,7 +361,8 @@ pub enum MapWhy {
     OutOfFrames,
     /// The heap ended.
     OutOfMemory,
-    /// Mapped in the tables, but a unit that caches absent entries did not confirm the flush; unmap to be safe.
+    /// Changed in the tables, but a unit did not confirm the flush: what was mapped (caching mode) is to be unmapped to be safe,
+    /// what was unmapped later stays owed.
     NotFlushed,
 }
 
@@ -381,7 +382,7 @@ impl fmt::Display for MapError {
             MapWhy::Access => "no access rights, or rights that the page-table format cannot express",
             MapWhy::OutOfFrames => "the platform has no frame left for a table",
             MapWhy::OutOfMemory => "the heap has ended",
-            MapWhy::NotFlushed => "mapped, but a caching-mode unit did not confirm the flush",
+            MapWhy::NotFlushed => "changed in the tables, but a unit did not confirm the flush",
         })
     }
 }

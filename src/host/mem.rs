@@ -94,6 +94,11 @@ impl Frames {
         p.hpa(self.at.cast())
     }
 
+    /// Frames of 4 KiB.
+    pub(crate) const fn pages(&self) -> usize {
+        1 << self.order
+    }
+
     /// Number of 64-bit words.
     pub(crate) const fn len(&self) -> usize {
         WORDS << self.order
@@ -109,6 +114,13 @@ impl Frames {
     #[inline(always)]
     pub(crate) fn get(&self, i: usize) -> u64 {
         self.words().get(i).map_or(0, |w| w.load(Ordering::Acquire))
+    }
+
+    /// Reads the word at physical address `at`, where it is in these frames.
+    pub(crate) fn word<P: Platform>(&self, p: &P, at: u64) -> Option<u64> {
+        let i = at.checked_sub(self.hpa(p).get())? / 8;
+        let i = usize::try_from(i).ok().filter(|i| *i < self.len())?;
+        Some(self.get(i))
     }
 
     /// Stores word `i`; nothing beyond the end.
@@ -377,6 +389,25 @@ impl<L: Links> Tree<L> {
             // SAFETY: an entry with the mark names a table of this tree, see `table`.
             table = unsafe { p.ptr(Hpa::of_entry(entry)).cast().as_ref() };
             bits -= 9;
+        }
+    }
+
+    /// The word at physical address `word`, where it is an entry on the way of the address `at`. Leaves the cursor alone.
+    pub(crate) fn entry<P: Platform>(&self, p: &P, at: u64, word: u64) -> Option<u64> {
+        let (mut hpa, mut table, mut level) = (self.root(p), self.table(self.levels), self.levels);
+        loop {
+            let i = slot(at, level);
+            let entry = table.get(i).map_or(0, |w| w.load(Ordering::Acquire));
+            if hpa.get() + i as u64 * 8 == word {
+                return Some(entry);
+            }
+            if entry & L::MARK == 0 || level <= 1 {
+                return None;
+            }
+            hpa = Hpa::of_entry(entry);
+            // SAFETY: an entry with the mark names a table of this tree, see `table`.
+            table = unsafe { p.ptr(hpa).cast().as_ref() };
+            level -= 1;
         }
     }
 

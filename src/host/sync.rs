@@ -7,6 +7,38 @@ use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 
 pub(crate) use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+/// Where the invalidation queue and whose turn it is need an order between memory accesses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Site {
+    /// What was put into the ring, before the tail that shows it.
+    Publish,
+    /// A status dword that hardware wrote, before what hardware did by then.
+    Completion,
+    /// Another CPU saw the completion, and says so in the ticket's fate.
+    FateStore,
+    /// The fate, before what the other CPU saw.
+    FateLoad,
+    /// Whose turn it is, before what was done in the turn before.
+    TurnTaken,
+    /// What was done in one's turn, before it is given up.
+    TurnGiven,
+}
+
+/// The order of a load, a store or an exchange at its site.
+#[inline(always)]
+pub(crate) const fn order(site: Site) -> Ordering {
+    match site {
+        Site::Publish | Site::FateStore | Site::TurnGiven => Ordering::Release,
+        Site::Completion | Site::FateLoad | Site::TurnTaken => Ordering::Acquire,
+    }
+}
+
+/// A fence of its site's order.
+#[inline(always)]
+pub(crate) fn fence_at(site: Site) {
+    fence(order(site));
+}
+
 /// A value that is set once and read without a lock.
 pub(crate) use spin::Once;
 
@@ -42,7 +74,20 @@ impl<T> Lock<T> {
     pub(crate) fn lock<'a, P: Platform>(&'a self, platform: &'a P) -> Guard<'a, T, P> {
         let irq = platform.irq_save();
         ranks::enter(platform, self.rank);
-        Guard { inner: self.inner.lock(), _restore: Restore { rank: self.rank, irq, platform, here: PhantomData } }
+        let rank = Some(self.rank);
+        Guard { inner: self.inner.lock(), _restore: Restore { rank, irq, platform, here: PhantomData } }
+    }
+
+    /// The same where nobody holds the lock; never waits, and so may be called whatever this CPU holds: after a panic, too.
+    pub(crate) fn try_lock<'a, P: Platform>(&'a self, platform: &'a P) -> Option<Guard<'a, T, P>> {
+        let irq = platform.irq_save();
+        match self.inner.try_lock() {
+            Some(inner) => Some(Guard { inner, _restore: Restore { rank: None, irq, platform, here: PhantomData } }),
+            None => {
+                platform.irq_restore(irq);
+                None
+            }
+        }
     }
 
     /// The value, where no other reference can exist.
@@ -58,7 +103,8 @@ pub(crate) struct Guard<'a, T, P: Platform> {
 }
 
 struct Restore<'a, P: Platform> {
-    rank: Rank,
+    /// `None` where the lock came without a wait, which no order of locks can make a dead one.
+    rank: Option<Rank>,
     irq: P::Irq,
     platform: &'a P,
     /// The mask belongs to this CPU: a guard does not change threads.
@@ -67,7 +113,9 @@ struct Restore<'a, P: Platform> {
 
 impl<P: Platform> Drop for Restore<'_, P> {
     fn drop(&mut self) {
-        ranks::leave(self.platform, self.rank);
+        if let Some(rank) = self.rank {
+            ranks::leave(self.platform, rank);
+        }
         self.platform.irq_restore(self.irq);
     }
 }

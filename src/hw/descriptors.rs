@@ -290,6 +290,16 @@ impl Descriptor {
         Kind::of(TYPE.of(q0))
     }
 
+    /// The source id of the device whose TLB it invalidates.
+    pub const fn device(self) -> Option<u16> {
+        let [q0, ..] = self.0;
+        match self.kind() {
+            Some(Kind::DeviceTlb) => Some(SID.of(q0) as u16),
+            Some(Kind::PasidDeviceTlb) => Some(LOW_SID.of(q0) as u16),
+            _ => None,
+        }
+    }
+
     /// The first two words, all that a 128-bit slot holds.
     pub const fn narrow(self) -> [u64; 2] {
         let [q0, q1, ..] = self.0;

@@ -5,20 +5,20 @@ use super::field::{Field, encoding};
 use super::tables::pointer;
 
 /// P of every entry.
-const P: Field = Field::bit(0);
+pub(super) const P: Field = Field::bit(0);
 /// FPD of every entry.
-const FPD: Field = Field::bit(1);
+pub(super) const FPD: Field = Field::bit(1);
 /// The address of the next table.
 const TABLE: Field = Field::bits(51, 12);
 
-const DTE: Field = Field::bit(2);
-const PASIDE: Field = Field::bit(3);
-const PRE: Field = Field::bit(4);
-const PDTS: Field = Field::bits(11, 9);
+pub(super) const DTE: Field = Field::bit(2);
+pub(super) const PASIDE: Field = Field::bit(3);
+pub(super) const PRE: Field = Field::bit(4);
+pub(super) const PDTS: Field = Field::bits(11, 9);
 /// In the second word.
-const RID_PASID: Field = Field::bits(19, 0);
+pub(super) const RID_PASID: Field = Field::bits(19, 0);
 /// In the second word.
-const RID_PRIV: Field = Field::bit(20);
+pub(super) const RID_PRIV: Field = Field::bit(20);
 
 /// Scalable-mode context entry, four words. VT-d 9.4.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -94,6 +94,12 @@ impl ScalableContextEntry {
         let [_, b, ..] = self.0;
         RID_PASID.of(b) as u32
     }
+
+    /// RID_PRIV: requests without PASID are privileged.
+    pub const fn rid_priv(self) -> bool {
+        let [_, b, ..] = self.0;
+        RID_PRIV.is_set(b)
+    }
 }
 
 /// PASID directory entry. VT-d 9.5.
@@ -118,21 +124,21 @@ impl DirectoryEntry {
 }
 
 /// First word: AW, PGTT, SSADE.
-const AW: Field = Field::bits(4, 2);
-const PGTT: Field = Field::bits(8, 6);
-const SSADE: Field = Field::bit(9);
+pub(super) const AW: Field = Field::bits(4, 2);
+pub(super) const PGTT: Field = Field::bits(8, 6);
+pub(super) const SSADE: Field = Field::bit(9);
 /// Second word.
-const DID: Field = Field::bits(15, 0);
-const PWSNP: Field = Field::bit(23);
-const PGSNP: Field = Field::bit(24);
-const CD: Field = Field::bit(25);
-const EMTE: Field = Field::bit(26);
-const PAT: Field = Field::bits(63, 32);
+pub(super) const DID: Field = Field::bits(15, 0);
+pub(super) const PWSNP: Field = Field::bit(23);
+pub(super) const PGSNP: Field = Field::bit(24);
+pub(super) const CD: Field = Field::bit(25);
+pub(super) const EMTE: Field = Field::bit(26);
+pub(super) const PAT: Field = Field::bits(63, 32);
 /// Third word: SRE, FSPM, WPE, EAFE; the first-stage table's address in it may be a guest's.
-const SRE: Field = Field::bit(0);
-const FSPM: Field = Field::bits(3, 2);
-const WPE: Field = Field::bit(4);
-const EAFE: Field = Field::bit(7);
+pub(super) const SRE: Field = Field::bit(0);
+pub(super) const FSPM: Field = Field::bits(3, 2);
+pub(super) const WPE: Field = Field::bit(4);
+pub(super) const EAFE: Field = Field::bit(7);
 const FIRST_TABLE: Field = Field::bits(63, 12);
 
 encoding! {
@@ -328,6 +334,11 @@ impl PasidEntry {
             write_protect: WPE.is_set(c),
             extended_accessed: EAFE.is_set(c),
         })
+    }
+
+    /// SRE: supervisor requests are served, whatever the translation.
+    pub const fn supervisor(self) -> bool {
+        SRE.is_set(self.words().2)
     }
 
     /// PWSNP.

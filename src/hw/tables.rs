@@ -45,9 +45,9 @@ pub const fn pasid_index(pasid: u32) -> usize {
 }
 
 /// P of every entry.
-const P: Field = Field::bit(0);
+pub(super) const P: Field = Field::bit(0);
 /// FPD of every entry but the root entry.
-const FPD: Field = Field::bit(1);
+pub(super) const FPD: Field = Field::bit(1);
 /// The address of the next table in every entry.
 const TABLE: Field = Field::bits(51, 12);
 
@@ -108,12 +108,12 @@ encoding! {
     }
 }
 
-const TT: Field = Field::bits(3, 2);
+pub(super) const TT: Field = Field::bits(3, 2);
 /// AW in the upper word of a context entry.
-const CONTEXT_AW: Field = Field::bits(2, 0);
+pub(super) const CONTEXT_AW: Field = Field::bits(2, 0);
 /// Software's own bits in the upper word of a context entry.
-const CONTEXT_SOFTWARE: Field = Field::bits(6, 3);
-const CONTEXT_DID: Field = Field::bits(23, 8);
+pub(super) const CONTEXT_SOFTWARE: Field = Field::bits(6, 3);
+pub(super) const CONTEXT_DID: Field = Field::bits(23, 8);
 
 /// Legacy context entry. VT-d 9.3.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]

@@ -158,7 +158,10 @@ impl<P: Platform> Unit<P> {
         // Abort-DMA mode wants wide descriptors as scalable mode does, and legacy mode takes them from units that have it.
         let width = if scalable || caps.ecap.adms() { DescriptorWidth::Bits256 } else { DescriptorWidth::Bits128 };
         let wanted = caps.ecap.qi() && (h.config.queue || demanded);
-        let queue = match wanted.then(|| Queue::new(p, h.config.queue_order, width, node)).transpose() {
+        let queue = match wanted
+            .then(|| Queue::new(p, (place.id, place.segment), (h.config.queue_order, width), caps.ecap.dt(), node))
+            .transpose()
+        {
             Ok(queue) => queue,
             Err(e) => {
                 faults.release(p);

@@ -166,6 +166,14 @@ impl RootTable {
         }
     }
 
+    /// The word at physical address `word`, where it is in one of the tables of a requester id.
+    pub(crate) fn word<P: Platform>(&self, p: &P, source: SourceId, word: u64) -> Option<u64> {
+        let context = self.context(source).map(|(t, _)| t);
+        let tables = [Some(&self.root), context].into_iter().flatten();
+        let mut all = tables.chain(self.pasids(source).into_iter().flat_map(PasidTables::frames));
+        all.find_map(|t| t.word(p, word))
+    }
+
     /// Replaces an entry of the unit's mode. Where there is no table for it, an absent one says nothing new, and a present
     /// one is an error: it wants the tables made first.
     pub(crate) fn set<P: Platform>(&mut self, p: &P, source: SourceId, pasid: u32, e: Entry) -> Result<(), ErrorKind> {
@@ -282,10 +290,10 @@ impl RootTable {
 
     /// Changes that, in a present context entry by one store. Says whether it is present: then it is to be flushed as a
     /// context entry that changed.
-    pub(crate) fn allow<P: Platform>(&mut self, p: &P, source: SourceId, allowed: Allowed) -> bool {
+    pub(crate) fn set_allowed<P: Platform>(&mut self, p: &P, source: SourceId, allowed: Allowed) -> bool {
         let Ok(i) = self.pasids.binary_search_by_key(&source, |(s, _)| *s) else { return false };
         let Some((_, tables)) = self.pasids.get_mut(i) else { return false };
-        tables.allow(allowed);
+        tables.set_allowed(allowed);
         let words = tables.context(p).0;
         let Some((table, at)) = self.context(source) else { return false };
         let there = ScalableContextEntry(core::array::from_fn(|i| table.get(at + i))).present();

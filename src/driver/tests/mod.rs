@@ -2,7 +2,9 @@
 
 mod attach;
 mod bring_up;
+mod dirty;
 mod domain;
+mod explain;
 mod faults;
 mod heap;
 mod machine;
