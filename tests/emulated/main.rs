@@ -11,6 +11,7 @@ mod rig;
 
 mod attach;
 mod bring_up;
+mod dirty;
 mod errors;
 mod faults;
 mod map;
@@ -50,6 +51,7 @@ macro_rules! stories {
 const ALL: &[&[Story]] = &[
     attach::STORIES,
     bring_up::STORIES,
+    dirty::STORIES,
     errors::STORIES,
     faults::STORIES,
     map::STORIES,
