@@ -28,6 +28,7 @@ extern crate std;
 pub mod device;
 pub mod dmar;
 mod driver;
+pub mod explain;
 mod host;
 /// The hardware's own formats, for who reads or builds tables by hand.
 pub mod hw;
@@ -63,3 +64,4 @@ pub use unit::config::{Config, Tables};
 pub use unit::errata::{Errata, Erratum};
 pub use unit::shield::LeftShield;
 pub use unit::stats::UnitStats;
+pub use unit::take_over::{Adopted, Flaw, Malformed};
