@@ -25,6 +25,8 @@ pub enum Attachment {
     Identity,
     /// A domain.
     Domain,
+    /// What a predecessor attached it to: tables that are not the driver's, into which the walk does not go.
+    Adopted,
 }
 
 /// Why a request of a device gets where it gets, or does not. It prints as lines.
@@ -97,22 +99,17 @@ impl<P: Platform> Vtd<P> {
         let strict_width = !core.host().config.first_stage_width;
         let facts = Unit { caps: unit.caps, hpa_width: core.hpa_width(), root, strict_width };
         let device = DeviceId { segment: unit.segment, source: request.source };
-        let place = registry.find(device);
+        let found = registry.find(device);
+        let place = found.map(|(g, _)| g);
 
         let states = registry.states.try_lock(p);
         let tables = unit.root.try_lock(p);
         let mut held = states.is_none() || tables.is_none();
-        let state = place.and_then(|(g, m)| states.as_ref()?.get(g).map(|s| (s, m)));
-        let attached = state.map(|(s, member)| match request.pasid {
-            None => &s.attached,
-            Some(pasid) => {
-                let of = s.pasids.iter().find(|(m, p, _)| (*m, *p) == (member, pasid));
-                of.map_or(&Attached::Blocked, |(.., attached)| attached)
-            }
-        });
+        let state = states.as_ref().and_then(|s| s.get(place?));
+        let target = state.zip(found).map(|(s, (_, member))| s.target(member, request.pasid));
         let mut read = |word: u64| {
             let own = tables.as_ref().and_then(|t| t.word(p, request.source, word));
-            let found = match (own, attached) {
+            let found = match (own, target) {
                 (Some(entry), _) => Ok(Some(entry)),
                 (None, Some(Attached::Space(space))) => space.entry(request.address, word),
                 (None, _) => Ok(None),
@@ -126,17 +123,18 @@ impl<P: Platform> Vtd<P> {
             Some(tables) => tables.as_ref().is_some_and(|d| d.space.is(space)),
             None => false,
         };
-        let attached = attached.map(|a| match a {
+        let attached = target.map(|t| match t {
             Attached::Blocked => Attachment::Blocked,
             Attached::Identity => Attachment::Identity,
+            Attached::Adopted => Attachment::Adopted,
             Attached::Space(space) if stands_in(space) => Attachment::Identity,
             Attached::Space(_) => Attachment::Domain,
         });
         Ok(Explanation {
             unit: id,
             translates: unit.translates(),
-            group: place.and_then(|(g, _)| registry.id(g).ok()),
-            owner: state.and_then(|(s, _)| s.owner),
+            group: place.and_then(|g| registry.id(g).ok()),
+            owner: state.and_then(|s| s.owner),
             attached,
             held,
             fault: None,
@@ -162,6 +160,7 @@ impl fmt::Display for Explanation {
             Some(Attachment::Blocked) => f.write_str(", blocked")?,
             Some(Attachment::Identity) => f.write_str(", attached to all of memory")?,
             Some(Attachment::Domain) => f.write_str(", attached to a domain")?,
+            Some(Attachment::Adopted) => f.write_str(", still where a predecessor attached it")?,
             None => {}
         }
         f.write_str("\n")?;

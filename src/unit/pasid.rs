@@ -58,7 +58,7 @@ impl PasidTables {
     }
 
     /// Changes that; the context entry is still to be written.
-    pub(super) fn allow(&mut self, allowed: Allowed) {
+    pub(super) fn set_allowed(&mut self, allowed: Allowed) {
         self.allowed = allowed;
     }
 

@@ -5,7 +5,7 @@ use vtd::hw::faults::Reason;
 use vtd::{Access, DeviceId, Iova, Owner, Pasid, Range, Stage, Target, UnitId};
 use vtd_emu::{Answer, Profile, Request};
 
-use crate::rig::{AT, Ask, BEHIND, INTEGRATED, Mode, Plan, Rig, SUBSTITUTE, dev, hpa, map};
+use crate::rig::{AT, Ask, BEHIND, Mode, Plan, Rig, SUBSTITUTE, dev, hpa, map};
 
 crate::stories!(
     the_driver_says_what_the_unit_does,
@@ -155,7 +155,7 @@ fn an_address_that_lost_its_upper_bits_in_the_record(profile: &Profile, mode: Mo
 
 fn each_pasid_has_tables_of_its_own(profile: &Profile, mode: Mode) {
     let rig = Plan::new(profile, mode).up();
-    let (group, domain, _) = rig.attached(dev(INTEGRATED));
+    let (group, domain, _) = rig.attached(dev(5));
     let pages = [rig.page(), rig.page(), rig.page()];
     map(&domain, AT, pages[0], 0x1000);
     let spec = domain.spec();
@@ -163,26 +163,26 @@ fn each_pasid_has_tables_of_its_own(profile: &Profile, mode: Mode) {
     let others = [(low, pages[1]), (high, pages[2])].map(|(pasid, page)| {
         let own = rig.vtd.domain::<vtd::Strict>(&spec).expect("memory");
         map(&own, AT, page, 0x1000);
-        (pasid, page, group.attach_pasid(dev(INTEGRATED), pasid, Target::Domain(&own)), own)
+        (pasid, page, group.attach_pasid(dev(5), pasid, Target::Domain(&own)), own)
     });
     for (pasid, page, attached, _) in &others {
-        let e = agree(&rig, 0, dev(INTEGRATED), Some(*pasid), AT + 8);
+        let e = agree(&rig, 0, dev(5), Some(*pasid), AT + 8);
         let reaches = matches!(e.walk.verdict, Verdict::Reaches { to, .. } if to == hpa(page + 8));
         let what = if attached.is_ok() { Attachment::Domain } else { Attachment::Blocked };
         assert_eq!((reaches, e.attached), (attached.is_ok(), Some(what)), "{e}");
-        agree(&rig, 0, dev(INTEGRATED), Some(*pasid), AT + 0x1000);
+        agree(&rig, 0, dev(5), Some(*pasid), AT + 0x1000);
     }
     // The other half of a first stage's addresses, where nothing is, and PASIDs of which nothing is.
     for at in [AT, u64::MAX << 47 | AT, u64::MAX << 56 | AT] {
         for pasid in [None, Pasid::new(6), Pasid::new(0x40)] {
-            agree(&rig, 0, dev(INTEGRATED), pasid, at);
+            agree(&rig, 0, dev(5), pasid, at);
         }
     }
-    let scalable = agree(&rig, 0, dev(INTEGRATED), None, AT).walk.steps()[0].what == What::ScalableRoot;
+    let scalable = agree(&rig, 0, dev(5), None, AT).walk.steps()[0].what == What::ScalableRoot;
     let all = others.iter().all(|(_, _, attached, _)| attached.is_ok());
     assert_eq!(all, scalable && profile.pasid(), "{others:?}");
     for (pasid, ..) in &others {
-        let _ = group.attach_pasid(dev(INTEGRATED), *pasid, Target::Blocked);
+        let _ = group.attach_pasid(dev(5), *pasid, Target::Blocked);
     }
     drop((group, domain, others));
     rig.end();
