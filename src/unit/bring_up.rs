@@ -289,6 +289,10 @@ impl<P: Platform> Unit<P> {
     }
 
     pub(super) fn latch_tables(&self, h: &Host<P>) -> Result<(), Error> {
+        // Tables that take over under translation are in memory before the unit reads them.
+        if self.status()?.contains(Gsts::TES) {
+            self.flush_write_buffer(h)?;
+        }
         let table = self.root.lock(&h.platform).hpa(&h.platform);
         self.latch(h, RootPointer::new(table.get(), self.mode))
     }
