@@ -64,3 +64,4 @@ pub use unit::config::{Config, Tables};
 pub use unit::errata::{Errata, Erratum};
 pub use unit::shield::LeftShield;
 pub use unit::stats::UnitStats;
+pub use unit::take_over::{Adopted, Flaw, Malformed};

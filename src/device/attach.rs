@@ -10,7 +10,7 @@ use super::entries::{self, Aim};
 use super::events::Events;
 use super::group::GroupId;
 use super::registry::{Attached, Member, Owner};
-use crate::host::address::{DeviceId, INTERRUPT_RANGE, Pasid, Range};
+use crate::host::address::{DeviceId, INTERRUPT_RANGE, Pasid, Range, SourceId};
 use crate::host::error::{Error, ErrorKind, Field, Need};
 use crate::host::grow;
 use crate::host::mem::Shared;
@@ -385,6 +385,9 @@ impl<P: Platform> Group<P> {
 
     /// Undoes `enter` for what no entry names any more.
     fn leave(&self, scope: Scope, from: &Attached<P>) {
+        if let Attached::Adopted = from {
+            self.users(scope).for_each(|user| user.unit.lose_foreign(self.core.platform(), SourceId(user.source)));
+        }
         let Attached::Space(space) = from else { return };
         self.users(scope).for_each(|user| space.leave(&user));
         self.mapped_regions(scope).for_each(|r| space.leave_firmware(r));
@@ -472,6 +475,7 @@ impl<P: Platform> Group<P> {
         Ok(match to {
             Attached::Blocked => Aim::Blocked,
             Attached::Identity => Aim::PassThrough,
+            Attached::Adopted => return Err(ErrorKind::Unknown.into()),
             Attached::Space(space) => {
                 let did = space.did(index).ok_or(Error::from(ErrorKind::Unknown))?;
                 Aim::Tables { root: space.root(), did, snoop: space.spec().force_snoop }

@@ -15,7 +15,7 @@ use crate::host::platform::Platform;
 use crate::hw::faults::Reason;
 use core::fmt;
 
-/// What a group is attached to, as the driver has it.
+/// What a group, or a PASID of a device, is attached to, as the driver has it.
 #[non_exhaustive]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Attachment {
@@ -25,6 +25,8 @@ pub enum Attachment {
     Identity,
     /// A domain.
     Domain,
+    /// What a predecessor attached it to: tables that are not the driver's, into which the walk does not go.
+    Adopted,
 }
 
 /// Why a request of a device gets where it gets, or does not. It prints as lines.
@@ -38,7 +40,7 @@ pub struct Explanation {
     pub group: Option<GroupId>,
     /// Who has claimed it.
     pub owner: Option<Owner>,
-    /// What it is attached to; `None` where it has no group, or where that could not be seen.
+    /// What it is attached to, or the PASID of the request; `None` where it has no group, or where that could not be seen.
     pub attached: Option<Attachment>,
     /// Somebody held a lock, and what is behind it was not looked at: the walk may end early, `Verdict::Unknown`.
     pub held: bool,
@@ -93,7 +95,9 @@ impl<P: Platform> Vtd<P> {
         let p = core.platform();
         let unit = core.machine.unit(id)?;
         let root = unit.root_pointer().ok_or(ErrorKind::UnitGone.on(id))?;
-        let facts = Unit { caps: unit.caps, hpa_width: core.hpa_width(), root, strict_width: false };
+        // Who has the driver write 0 there has units that want it.
+        let strict_width = !core.host().config.first_stage_width;
+        let facts = Unit { caps: unit.caps, hpa_width: core.hpa_width(), root, strict_width };
         let device = DeviceId { segment: unit.segment, source: request.source };
         let found = registry.find(device);
         let place = found.map(|(g, _)| g);
@@ -122,6 +126,7 @@ impl<P: Platform> Vtd<P> {
         let attached = target.map(|t| match t {
             Attached::Blocked => Attachment::Blocked,
             Attached::Identity => Attachment::Identity,
+            Attached::Adopted => Attachment::Adopted,
             Attached::Space(space) if stands_in(space) => Attachment::Identity,
             Attached::Space(_) => Attachment::Domain,
         });
@@ -155,6 +160,7 @@ impl fmt::Display for Explanation {
             Some(Attachment::Blocked) => f.write_str(", blocked")?,
             Some(Attachment::Identity) => f.write_str(", attached to all of memory")?,
             Some(Attachment::Domain) => f.write_str(", attached to a domain")?,
+            Some(Attachment::Adopted) => f.write_str(", still where a predecessor attached it")?,
             None => {}
         }
         f.write_str("\n")?;

@@ -111,6 +111,10 @@ pub(crate) struct RootTable {
     contexts: Vec<(usize, Frames)>,
     /// By requester id, in order. Scalable mode only.
     pasids: Vec<(SourceId, PasidTables)>,
+    /// Requester ids, in order, whose context entries are still a predecessor's.
+    foreign: Vec<SourceId>,
+    /// The domain ids that a predecessor's entries used, by requester id, in order: until caches have lost them.
+    foreign_ids: Vec<(SourceId, u16)>,
     memory: TableMemory,
 }
 
@@ -122,7 +126,9 @@ impl RootTable {
         node: Option<u32>,
     ) -> Result<Self, ErrorKind> {
         let memory = TableMemory { coherent, node };
-        Ok(RootTable { root: memory.table(p)?, mode, contexts: Vec::new(), pasids: Vec::new(), memory })
+        let root = memory.table(p)?;
+        let (contexts, pasids, foreign, foreign_ids) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Ok(RootTable { root, mode, contexts, pasids, foreign, foreign_ids, memory })
     }
 
     pub(crate) fn hpa<P: Platform>(&self, p: &P) -> Hpa {
@@ -198,12 +204,7 @@ impl RootTable {
         pasid: u32,
         of: Requester,
     ) -> Result<(), ErrorKind> {
-        let (key, _) = self.place(source);
-        if let Err(place) = self.contexts.binary_search_by_key(&key, |(k, _)| *k) {
-            let table = self.memory.insert(p, &mut self.contexts, place, key)?;
-            // A half of a scalable entry is a word like the first of a legacy one.
-            self.memory.store(p, &self.root, key, &[RootEntry::legacy(table.get()).lo]);
-        }
+        self.prepare_context(p, source)?;
         if self.mode != TableMode::Scalable {
             return Ok(());
         }
@@ -215,6 +216,70 @@ impl RootTable {
         match self.pasids.binary_search_by_key(&source, |(s, _)| *s).ok().and_then(|i| self.pasids.get_mut(i)) {
             Some((_, tables)) => tables.prepare(p, self.memory, pasid),
             None => Ok(()),
+        }
+    }
+
+    /// Makes the context table of `source`, where it is missing.
+    fn prepare_context<P: Platform>(&mut self, p: &P, source: SourceId) -> Result<(), ErrorKind> {
+        let (key, _) = self.place(source);
+        if let Err(place) = self.contexts.binary_search_by_key(&key, |(k, _)| *k) {
+            let table = self.memory.insert(p, &mut self.contexts, place, key)?;
+            // A half of a scalable entry is a word like the first of a legacy one.
+            self.memory.store(p, &self.root, key, &[RootEntry::legacy(table.get()).lo]);
+        }
+        Ok(())
+    }
+
+    /// Copies a predecessor's context entry, of a requester later than all before. For tables that no unit reads yet.
+    pub(super) fn adopt<P: Platform>(&mut self, p: &P, source: SourceId, words: &[u64]) -> Result<(), ErrorKind> {
+        grow::push(&mut self.foreign, source)?;
+        self.prepare_context(p, source)?;
+        if let Some((table, at)) = self.context(source) {
+            self.memory.store(p, table, at, words);
+        }
+        Ok(())
+    }
+
+    /// Remembers a domain id that such an entry leads to; whether it is the first that does.
+    pub(super) fn adopt_id(&mut self, source: SourceId, did: u16) -> Result<bool, ErrorKind> {
+        let first = !self.names(did);
+        if let Err(place) = self.foreign_ids.binary_search(&(source, did)) {
+            grow::insert(&mut self.foreign_ids, place, (source, did))?;
+        }
+        Ok(first)
+    }
+
+    fn names(&self, did: u16) -> bool {
+        self.foreign_ids.iter().any(|(_, d)| *d == did)
+    }
+
+    /// Whether the context entry of a requester is a predecessor's.
+    pub(crate) fn is_foreign(&self, source: SourceId) -> bool {
+        self.foreign.binary_search(&source).is_ok()
+    }
+
+    /// Clears a predecessor's context entry. Nothing tells what caches hold of it: everything is to be flushed.
+    pub(crate) fn forsake<P: Platform>(&mut self, p: &P, source: SourceId) {
+        let Ok(i) = self.foreign.binary_search(&source) else { return };
+        self.foreign.remove(i);
+        let words = if self.mode == TableMode::Scalable { 4 } else { 2 };
+        if let Some((table, at)) = self.context(source) {
+            // From the first word on, which ends it.
+            (at..at + words).for_each(|i| table.set(i, 0));
+            self.memory.visible(p, table, at, words);
+        }
+    }
+
+    /// A domain id that this predecessor's entry was the last to use, once no cache holds anything of it; `None` when there
+    /// are no more.
+    pub(crate) fn give_back(&mut self, source: SourceId) -> Option<u16> {
+        loop {
+            let i = self.foreign_ids.partition_point(|(s, _)| *s < source);
+            let (_, did) = *self.foreign_ids.get(i).filter(|(s, _)| *s == source)?;
+            self.foreign_ids.remove(i);
+            if !self.names(did) {
+                return Some(did);
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! Why a request gets where it gets: what the driver says of its live tables is what the unit does by them.
 
-use vtd::explain::{Attachment, Attempt, Explanation, Verdict};
+use vtd::explain::{Attachment, Attempt, Explanation, Verdict, What};
 use vtd::hw::faults::Reason;
 use vtd::{Access, DeviceId, Iova, Owner, Pasid, Range, Target, UnitId};
 use vtd_emu::{Answer, Profile, Request};
@@ -10,6 +10,7 @@ use crate::rig::{AT, Ask, BEHIND, Mode, Plan, Rig, SUBSTITUTE, dev, hpa, map};
 crate::stories!(
     the_driver_says_what_the_unit_does,
     a_fault_is_explained_and_what_has_changed_since_is_told,
+    each_pasid_has_tables_of_its_own,
     two_units_are_told_apart,
 );
 
@@ -49,6 +50,7 @@ fn the_driver_says_what_the_unit_does(profile: &Profile, mode: Mode) {
         for at in everywhere {
             for pasid in [None, Pasid::new(5), Pasid::new(0xf_fff0)] {
                 let e = agree(&rig, 0, d, pasid, at);
+                let what = if pasid.is_some() { Some(Attachment::Blocked) } else { what };
                 assert_eq!((e.unit, e.attached), (UnitId(0), what), "{e}");
                 assert_eq!(e.group, rig.vtd.group_of(d).ok());
             }
@@ -115,6 +117,41 @@ fn a_fault_is_explained_and_what_has_changed_since_is_told(profile: &Profile, mo
     assert!(rig.vtd.explain_fault(&vtd::Fault { reason: Reason(0x22), ..*fault }).is_err());
     assert!(rig.vtd.explain(DeviceId::new(0, 0x42, 8, 2), None, Iova::at(AT), Attempt::Read).is_err());
     drop((group, domain));
+    rig.end();
+}
+
+fn each_pasid_has_tables_of_its_own(profile: &Profile, mode: Mode) {
+    let rig = Plan::new(profile, mode).up();
+    let (group, domain, _) = rig.attached(dev(5));
+    let pages = [rig.page(), rig.page(), rig.page()];
+    map(&domain, AT, pages[0], 0x1000);
+    let spec = domain.spec();
+    let [low, high] = [5, 0x1234].map(|n| Pasid::new(n).expect("20 bits"));
+    let others = [(low, pages[1]), (high, pages[2])].map(|(pasid, page)| {
+        let own = rig.vtd.domain::<vtd::Strict>(&spec).expect("memory");
+        map(&own, AT, page, 0x1000);
+        (pasid, page, group.attach_pasid(dev(5), pasid, Target::Domain(&own)), own)
+    });
+    for (pasid, page, attached, _) in &others {
+        let e = agree(&rig, 0, dev(5), Some(*pasid), AT + 8);
+        let reaches = matches!(e.walk.verdict, Verdict::Reaches { to, .. } if to == hpa(page + 8));
+        let what = if attached.is_ok() { Attachment::Domain } else { Attachment::Blocked };
+        assert_eq!((reaches, e.attached), (attached.is_ok(), Some(what)), "{e}");
+        agree(&rig, 0, dev(5), Some(*pasid), AT + 0x1000);
+    }
+    // The other half of a first stage's addresses, where nothing is, and PASIDs of which nothing is.
+    for at in [AT, u64::MAX << 47 | AT, u64::MAX << 56 | AT] {
+        for pasid in [None, Pasid::new(6), Pasid::new(0x40)] {
+            agree(&rig, 0, dev(5), pasid, at);
+        }
+    }
+    let scalable = agree(&rig, 0, dev(5), None, AT).walk.steps()[0].what == What::ScalableRoot;
+    let all = others.iter().all(|(_, _, attached, _)| attached.is_ok());
+    assert_eq!(all, scalable && profile.pasid(), "{others:?}");
+    for (pasid, ..) in &others {
+        let _ = group.attach_pasid(dev(5), *pasid, Target::Blocked);
+    }
+    drop((group, domain, others));
     rig.end();
 }
 

@@ -10,4 +10,5 @@ mod heap;
 mod machine;
 mod power;
 mod shield;
+mod take_over;
 mod threads;
