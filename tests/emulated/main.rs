@@ -22,6 +22,7 @@ mod pasids;
 mod power;
 mod queue;
 mod several;
+mod shared;
 mod speed;
 mod split;
 mod take_over;
@@ -64,6 +65,7 @@ const ALL: &[&[Story]] = &[
     power::STORIES,
     queue::STORIES,
     several::STORIES,
+    shared::STORIES,
     speed::STORIES,
     split::STORIES,
     take_over::STORIES,
