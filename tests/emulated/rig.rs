@@ -243,9 +243,9 @@ impl Plan {
             devices,
             profiles: self.profiles.clone(),
             spurious: self.mode.spurious,
+            stage: self.mode.stage,
             table,
             config: self.config,
-            stage: self.mode.stage,
             pages: Mutex::default(),
         }
     }
@@ -293,9 +293,9 @@ pub struct Rig {
     devices: Vec<(DeviceId, FunctionId)>,
     pub profiles: Vec<Profile>,
     spurious: u8,
+    stage: Stage,
     table: Vec<u8>,
     config: Config,
-    stage: Stage,
     /// Memory for devices, by physical address.
     pages: Mutex<Vec<(u64, u8)>>,
 }
