@@ -7,6 +7,7 @@ mod domain;
 mod explain;
 mod faults;
 mod heap;
+mod hot_plug;
 mod machine;
 mod power;
 mod shield;
