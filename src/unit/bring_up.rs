@@ -260,8 +260,15 @@ impl<P: Platform> Unit<P> {
         }
         // A tail left over from before would be taken as descriptors to fetch.
         self.regs.write64(at::IQT, 0);
-        self.put(at::IQA, q.address(&h.platform).0, Step::Queue)?;
-        self.command(h, Command::Queue(true))
+        let address = q.address(&h.platform).0;
+        self.regs.write64(at::IQA, address);
+        self.command(h, Command::Queue(true))?;
+        // Only now: QEMU's unit shows no base before. Nothing is queued yet, so nothing is read from a wrong place.
+        let taken = self.reads(at::IQA, address, Step::Queue);
+        if taken.is_err() {
+            let _ = self.command(h, Command::Queue(false));
+        }
+        taken
     }
 
     /// Writes a register that says where the unit reads memory: one that does not take it is not to go by it.
@@ -289,6 +296,10 @@ impl<P: Platform> Unit<P> {
     }
 
     pub(super) fn latch_tables(&self, h: &Host<P>) -> Result<(), Error> {
+        // Tables that take over under translation are in memory before the unit reads them.
+        if self.status()?.contains(Gsts::TES) {
+            self.flush_write_buffer(h)?;
+        }
         let table = self.root.lock(&h.platform).hpa(&h.platform);
         self.latch(h, RootPointer::new(table.get(), self.mode))
     }

@@ -113,6 +113,7 @@ pub(crate) struct State {
     scalable: bool,
     abort: bool,
     root: u64,
+    iqa: u64,
     iva: u64,
 }
 
@@ -205,6 +206,11 @@ impl Standin {
             }
             at::PMEN => self.regs.set32(place, v as u32 & 1 << 31 | (v >> 31) as u32 & 1),
             at::ICS => self.regs.set32(place, self.regs.get32(place) & !(v as u32)),
+            // As QEMU's unit has it: the base shows while the queue is on.
+            at::IQA if self.regs.get32(at::GSTS) & QIE == 0 => {
+                s.iqa = v;
+                self.regs.set64(place, v & 0xfff);
+            }
             at::RTADDR | at::IQA | at::IRTA => self.regs.set64(place, v),
             FRCD..0x260 if place % 16 == 12 => {
                 assert_eq!(v, 1 << 31, "bit 31 alone clears a record");
@@ -248,6 +254,9 @@ impl Standin {
                 let drained = self.regs.get32(at::IQH) == self.regs.get32(at::IQT);
                 assert!(drained || s.fsts & 1 << 4 != 0, "head and tail agree");
                 self.regs.set64(at::IQH, 0);
+                if !s.deaf.contains(&at::IQA) {
+                    self.regs.set64(at::IQA, if v & QIE != 0 { s.iqa } else { s.iqa & 0xfff });
+                }
             }
             _ => {}
         }
