@@ -136,6 +136,24 @@ fn the_queue_comes_before_the_root_pointer_and_protected_memory_goes_after_trans
 }
 
 #[test]
+fn a_unit_of_first_stage_tables_alone_is_used_unless_legacy_mode_is_forced() {
+    let ecap = ECAP_SM & !ECAP_SSTS | 1 << 47;
+    for (tables, skipped) in [(Tables::Best, None), (Tables::Scalable, None), (Tables::Legacy, Some(Skipped::NoWidth))] {
+        let platform = testing::Host::new();
+        Standin::new(&platform, BASE, CAP & !(0x1f << 8), ecap);
+        let h = Host { platform, config: Config { tables, ..Config::default() } };
+        match probe(&h).unwrap() {
+            Ok(unit) => {
+                assert!(unit.has_first_stage() && !unit.has_second_stage());
+                unit.release(&h.platform);
+                assert_eq!(skipped, None);
+            }
+            Err(why) => assert_eq!(skipped, Some(why)),
+        }
+    }
+}
+
+#[test]
 fn nothing_answers_and_the_unit_is_skipped() {
     let odd = [(0, ECAP), (u64::MAX, ECAP), (CAP, u64::MAX), (CAP & !(0x1f << 8), ECAP)];
     let whys = [Skipped::NoAnswer, Skipped::NoAnswer, Skipped::NoAnswer, Skipped::NoWidth];
