@@ -49,6 +49,14 @@ pub fn check(model: &Model, relaxed: Option<&str>, interruptions: Option<usize>)
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(interruptions.unwrap_or(model.interruptions).min(model.interruptions));
     builder.max_branches = 20_000;
+    builder.max_duration =
+        Some(std::time::Duration::from_secs(std::env::var("MD").ok().and_then(|v| v.parse().ok()).unwrap_or(25)));
+    if let Ok(p) = std::env::var("PB") {
+        builder.preemption_bound = Some(p.parse().unwrap());
+    }
+    if let Ok(p) = std::env::var("NN") {
+        N.store(p.parse().unwrap(), std::sync::atomic::Ordering::Relaxed);
+    }
     let (runs, run) = (Arc::new(std::sync::atomic::AtomicUsize::new(0)), model.run);
     let count = runs.clone();
     let outcome = catch_unwind(AssertUnwindSafe(|| {
@@ -68,6 +76,7 @@ pub fn check(model: &Model, relaxed: Option<&str>, interruptions: Option<usize>)
     }
 }
 
+pub static N: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(2);
 /// Two submitters and a unit on a ring of four slots, which is used again and wraps.
 fn queue() {
     let machine = Machine::new();
@@ -79,14 +88,16 @@ fn queue() {
     let shared = loom::sync::Arc::new((host, unit));
     let hardware = {
         let machine = machine.clone();
-        thread::spawn(move || machine.run_unit(ring, 3))
+        thread::spawn(move || machine.run_unit(ring, N.load(std::sync::atomic::Ordering::Relaxed)))
     };
     let other = {
         let shared = shared.clone();
         thread::spawn(move || invalidate(&shared, 2))
     };
     invalidate(&shared, 1);
-    invalidate(&shared, 3);
+    if N.load(std::sync::atomic::Ordering::Relaxed) == 3 {
+        invalidate(&shared, 3);
+    }
     other.join().unwrap();
     hardware.join().unwrap();
     let (host, unit) = loom::sync::Arc::try_unwrap(shared).ok().unwrap();
