@@ -62,7 +62,9 @@ impl fmt::Display for Skipped {
             Skipped::NoBase => "the DMAR table gives no usable register base",
             Skipped::NotMapped => "the platform did not map its registers",
             Skipped::NoAnswer => "its registers read all zeros or all ones",
-            Skipped::NoWidth => "it offers no second-stage page-table width, and no first-stage tables that may be used",
+            Skipped::NoWidth => {
+                "it offers no second-stage page-table width, and no first-stage tables that may be used"
+            }
         })
     }
 }
