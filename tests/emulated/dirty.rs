@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use vtd::{Domain, DomainSpec, ErrorKind, Need, PageSizes, Stage, Tables, Target};
+use vtd::{Domain, ErrorKind, Group, Need, PageSizes, Stage, Target};
 use vtd_emu::Profile;
 
 use crate::host::Host;
@@ -14,20 +14,19 @@ crate::stories!(
     domains_without_dirty_bits_are_refused_by_name,
 );
 
-/// Specs of the stages whose tables note writes on this unit.
-fn specs(profile: &Profile, plan: &Plan) -> Vec<Stage> {
-    let scalable = plan.config.tables != Tables::Legacy && profile.smpwcs();
-    let first = (scalable && profile.fsts()).then_some(Stage::First);
-    let second = (scalable && profile.ssts() && profile.ssads()).then_some(Stage::Second);
-    [first, second].into_iter().flatten().collect()
+/// Whether the tables of the form note writes on this unit.
+fn noted(profile: &Profile, mode: Mode) -> bool {
+    mode.scalable(profile) && profile.smpwcs() && (mode.stage == Stage::First || profile.ssads())
 }
 
-fn spec(rig: &Rig, stage: Stage, sizes: PageSizes) -> DomainSpec {
+/// A domain with dirty bits, and a device in it.
+fn attached(rig: &Rig, sizes: PageSizes) -> (Group<Host>, Domain<Host>) {
     let group = rig.claim(dev(3)).0;
-    let mut spec = group.best_spec();
-    (spec.stage, spec.levels, spec.width) = (stage, 4, spec.width.min(47));
-    (spec.sizes, spec.coherent, spec.dirty) = (sizes, true, true);
-    spec
+    let mut spec = rig.spec(&group);
+    (spec.sizes, spec.dirty) = (sizes, true);
+    let domain = rig.vtd.domain(&spec).unwrap();
+    group.attach(Target::Domain(&domain)).unwrap();
+    (group, domain)
 }
 
 /// The pages of `pages` from `first` on that the domain says were written to.
@@ -38,77 +37,69 @@ fn named(domain: &Domain<Host>, first: u64, pages: u64) -> BTreeSet<u64> {
 }
 
 fn every_page_that_was_written_to_is_named_once(profile: &Profile, mode: Mode) {
-    let plan = Plan::new(profile, mode);
-    for stage in specs(profile, &plan) {
-        let rig = plan.up();
-        let memory = rig.memory(6);
-        let domain = rig.vtd.domain(&spec(&rig, stage, PageSizes::empty())).unwrap();
-        let group = rig.claim(dev(3)).0;
-        group.attach(Target::Domain(&domain)).unwrap();
-        map(&domain, AT, memory, 64 * 0x1000);
-        let mut seed = 1u64;
-        for round in 0..40u64 {
-            let mut written = BTreeSet::new();
-            for _ in 0..round % 7 {
-                seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-                let (page, other) = (seed >> 33 & 63, seed >> 45 & 63);
-                rig.write(dev(3), AT + page * 0x1000 + 8, round).unwrap();
-                rig.read(dev(3), AT + other * 0x1000).unwrap();
-                written.insert(page);
-            }
-            // A part of the range first, now and then: what is not asked for stays.
-            let mut told = if round % 3 == 0 { named(&domain, AT, 17) } else { BTreeSet::new() };
-            let rest = named(&domain, AT, 64);
-            assert!(told.is_disjoint(&rest));
-            told.extend(rest);
-            assert_eq!(told, written, "{stage:?}, round {round}");
-            written.iter().for_each(|page| assert_eq!(rig.look(memory + page * 0x1000 + 8), round));
-        }
-        drop((group, domain));
-        rig.end();
+    if !noted(profile, mode) {
+        return;
     }
+    let rig = Plan::new(profile, mode).up();
+    let memory = rig.memory(6);
+    let (group, domain) = attached(&rig, PageSizes::empty());
+    map(&domain, AT, memory, 64 * 0x1000);
+    let mut seed = 1u64;
+    for round in 0..40u64 {
+        let mut written = BTreeSet::new();
+        for _ in 0..round % 7 {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            let (page, other) = (seed >> 33 & 63, seed >> 45 & 63);
+            rig.write(dev(3), AT + page * 0x1000 + 8, round).unwrap();
+            rig.read(dev(3), AT + other * 0x1000).unwrap();
+            written.insert(page);
+        }
+        // A part of the range first, now and then: what is not asked for stays.
+        let mut told = if round % 3 == 0 { named(&domain, AT, 17) } else { BTreeSet::new() };
+        let rest = named(&domain, AT, 64);
+        assert!(told.is_disjoint(&rest));
+        told.extend(rest);
+        assert_eq!(told, written, "round {round}");
+        written.iter().for_each(|page| assert_eq!(rig.look(memory + page * 0x1000 + 8), round));
+    }
+    drop((group, domain));
+    rig.end();
 }
 
 fn a_large_page_is_named_whole(profile: &Profile, mode: Mode) {
-    let plan = Plan::new(profile, mode);
-    for stage in specs(profile, &plan) {
-        if stage == Stage::Second && profile.sslps() & 1 == 0 {
-            continue;
-        }
-        let rig = plan.up();
-        let to = rig.memory(9) & !((2 << 20) - 1);
-        let domain = rig.vtd.domain(&spec(&rig, stage, PageSizes::SIZE_2M)).unwrap();
-        let group = rig.claim(dev(3)).0;
-        group.attach(Target::Domain(&domain)).unwrap();
-        let at = 6 << 21;
-        map(&domain, at, to, 2 << 20);
-        assert_eq!(named(&domain, at, 512), BTreeSet::new());
-        rig.write(dev(3), at + 0x12_3450, 1).unwrap();
-        let all: BTreeSet<u64> = (0..512).collect();
-        // In part it stays dirty.
-        assert_eq!(named(&domain, at + 0x1000, 511).len(), 511);
-        assert_eq!(named(&domain, at, 512), all);
-        assert_eq!(named(&domain, at, 512), BTreeSet::new());
-        rig.write(dev(3), at, 2).unwrap();
-        // Cut, each part has what the whole had.
-        domain.unmap(range(at + 0x3000, at + 0x3fff)).unwrap().flush().unwrap();
-        assert_eq!(named(&domain, at, 512), all.iter().copied().filter(|i| *i != 3).collect());
-        rig.write(dev(3), at + 0x5000, 3).unwrap();
-        assert_eq!(named(&domain, at, 512), BTreeSet::from([5]));
-        drop((group, domain));
-        rig.end();
+    if !noted(profile, mode) || mode.stage == Stage::Second && profile.sslps() & 1 == 0 {
+        return;
     }
+    let rig = Plan::new(profile, mode).up();
+    let to = rig.memory(9) & !((2 << 20) - 1);
+    let (group, domain) = attached(&rig, PageSizes::SIZE_2M);
+    let at = 6 << 21;
+    map(&domain, at, to, 2 << 20);
+    assert_eq!(named(&domain, at, 512), BTreeSet::new());
+    rig.write(dev(3), at + 0x12_3450, 1).unwrap();
+    let all: BTreeSet<u64> = (0..512).collect();
+    // In part it stays dirty.
+    assert_eq!(named(&domain, at + 0x1000, 511).len(), 511);
+    assert_eq!(named(&domain, at, 512), all);
+    assert_eq!(named(&domain, at, 512), BTreeSet::new());
+    rig.write(dev(3), at, 2).unwrap();
+    // Cut, each part has what the whole had.
+    domain.unmap(range(at + 0x3000, at + 0x3fff)).unwrap().flush().unwrap();
+    assert_eq!(named(&domain, at, 512), all.iter().copied().filter(|i| *i != 3).collect());
+    rig.write(dev(3), at + 0x5000, 3).unwrap();
+    assert_eq!(named(&domain, at, 512), BTreeSet::from([5]));
+    drop((group, domain));
+    rig.end();
 }
 
 fn domains_without_dirty_bits_are_refused_by_name(profile: &Profile, mode: Mode) {
-    let plan = Plan::new(profile, mode);
-    let rig = plan.up();
+    let rig = Plan::new(profile, mode).up();
     let (group, domain, _) = rig.attached(dev(3));
-    let stage = domain.spec().stage;
+    assert_eq!(domain.spec().stage, mode.stage);
     let mut bits = [0];
     let without = ErrorKind::Unsupported(Need::DirtyTracking);
     let page = range(AT, AT + 0xfff);
-    if stage == Stage::Second {
+    if mode.stage == Stage::Second {
         assert_eq!(domain.read_and_clear_dirty(page, &mut bits).map_err(|e| e.kind), Err(without));
     }
     let mut spec = domain.spec();
@@ -116,7 +107,7 @@ fn domains_without_dirty_bits_are_refused_by_name(profile: &Profile, mode: Mode)
     if !spec.coherent {
         let made: Result<Domain<Host>, _> = rig.vtd.domain(&spec);
         assert_eq!(made.map(drop).map_err(|e| e.kind), Err(ErrorKind::Unsupported(Need::Coherence)));
-    } else if !specs(profile, &plan).contains(&stage) {
+    } else if !noted(profile, mode) {
         let other: Domain<Host> = rig.vtd.domain(&spec).unwrap();
         assert_eq!(group.attach(Target::Domain(&other)).unwrap_err().kind, without);
     }
