@@ -50,6 +50,7 @@ pub use host::error::{Class, Error, ErrorKind, Field, MapError, MapWhy, Need, St
 #[cfg(feature = "observe")]
 pub use host::observe::{Store, observe};
 pub use host::platform::{Event, Identity, Message, Mmio, Platform, PlatformError, Registers};
+pub use space::address_space::AddressSpace;
 pub use space::domain::{Deferred, Domain, Edit, FlushMode, Strict};
 pub use space::flush::Flushed;
 #[cfg(feature = "x86_64")]

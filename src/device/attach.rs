@@ -15,7 +15,9 @@ use crate::host::error::{Error, ErrorKind, Field, Need};
 use crate::host::grow;
 use crate::host::mem::Shared;
 use crate::host::platform::Platform;
+use crate::space::address_space::AddressSpace;
 use crate::space::domain::{Deferred, Domain, Strict};
+use crate::space::foreign::{Offers, Refused, TableForm};
 use crate::space::spec::DomainSpec;
 use crate::space::state::User;
 use crate::unit::flights::Flights;
@@ -36,6 +38,8 @@ pub enum Target<'a, P: Platform> {
     Domain(&'a Domain<P, Strict>),
     /// A domain that flushes at `sync`.
     Deferred(&'a Domain<P, Deferred>),
+    /// A CPU's own tables.
+    AddressSpace(&'a AddressSpace<P>),
 }
 
 /// How a change of attachment looked to the device.
@@ -188,6 +192,18 @@ impl<P: Platform> Group<P> {
         DomainSpec::best_of(members).unwrap_or_default()
     }
 
+    /// What all units of the group offer to tables of a CPU, for [`CheckedTables::check`](crate::CheckedTables::check).
+    pub fn table_offers(&self, form: TableForm) -> Result<Offers, Refused> {
+        let units = self.core.units();
+        let members = self.members().iter().filter_map(|m| units.get(m.unit()?));
+        let mut all = None;
+        for unit in members {
+            let offers = Offers::of(unit, form, self.core.hpa_width())?;
+            all = Some(all.map_or(offers, |others| offers.and(others).unwrap_or(offers)));
+        }
+        all.ok_or(Refused::Stage(form))
+    }
+
     /// Whose entries a change is about: each requester id with the unit that serves it.
     fn users(&self, scope: Scope) -> impl Iterator<Item = User<'_, P>> + '_ {
         let units = self.core.units();
@@ -258,6 +274,7 @@ impl<P: Platform> Group<P> {
             Target::Identity => Attached::Identity,
             Target::Domain(d) => Attached::Space(d.space.clone()),
             Target::Deferred(d) => Attached::Space(d.space.clone()),
+            Target::AddressSpace(a) => Attached::Space(a.space.clone()),
         };
         // Its flushes would go to another machine's units.
         if let Attached::Space(space) = &new

@@ -5,13 +5,14 @@
 //! which refuses to map them anew ([`MapWhy::Unflushed`]).
 
 use super::flush::{Cached, Flushed, add_range};
+use super::foreign::CheckedTables;
 use super::paging::Access;
 use super::paging::engine::{Failed, Limits, Stale};
 use super::spec::{DomainSpec, Stage};
 use super::tables::Tables;
 use super::unmapped::Unmapped;
 use crate::host::address::{Hpa, INTERRUPT_RANGE, Iova, Nanos, Range};
-use crate::host::error::{Error, ErrorKind, Field, MapError, MapWhy};
+use crate::host::error::{Error, ErrorKind, Field, MapError, MapWhy, Need};
 use crate::host::grow;
 use crate::host::mem::{FreedTables, Shared};
 use crate::host::platform::Platform;
@@ -30,6 +31,8 @@ pub(crate) struct Space<P: Platform> {
     pub(super) machine: Shared<Machine<P>>,
     pub(super) spec: DomainSpec,
     root: Root,
+    /// What was checked of tables that somebody else owns; then there are none in `state`.
+    pub(super) foreign: Option<CheckedTables>,
     pub(super) state: Lock<State>,
 }
 
@@ -76,7 +79,7 @@ impl<P: Platform> User<'_, P> {
 }
 
 pub(super) struct State {
-    /// `None` only while the domain is being dropped.
+    /// `None` where somebody else owns them, and while the domain is being dropped.
     pub(super) tables: Option<Tables>,
     pub(super) tags: Vec<Tag>,
     /// A unit that caches absent entries is among the tags: mapping needs a flush too.
@@ -138,8 +141,29 @@ impl<P: Platform> Space<P> {
             Stage::First => Root::First { table, five_levels: spec.levels == 5 },
             _ => Root::Second { table, width: reach, dirty: spec.dirty },
         };
+        Ok(Self::with(machine, spec, root, Some(tables), None))
+    }
+
+    /// The space of tables that somebody else owns.
+    pub(super) fn foreign(machine: &Shared<Machine<P>>, tables: CheckedTables) -> Result<Self, ErrorKind> {
+        let spec = tables.spec();
+        let (table, width) = (tables.root(), spec.reach()?);
+        let root = match spec.stage {
+            Stage::First => Root::First { table, five_levels: spec.levels == 5 },
+            _ => Root::Second { table, width, dirty: false },
+        };
+        Ok(Self::with(machine, spec, root, None, Some(tables)))
+    }
+
+    fn with(
+        machine: &Shared<Machine<P>>,
+        spec: DomainSpec,
+        root: Root,
+        tables: Option<Tables>,
+        foreign: Option<CheckedTables>,
+    ) -> Self {
         let state = State {
-            tables: Some(tables),
+            tables,
             tags: Vec::new(),
             flush_maps: false,
             owed: Vec::new(),
@@ -150,7 +174,7 @@ impl<P: Platform> Space<P> {
             firmware: Vec::new(),
             one_to_one: 0,
         };
-        Ok(Space { machine: machine.clone(), spec, root, state: Lock::new(Rank::Domain, state) })
+        Space { machine: machine.clone(), spec, root, foreign, state: Lock::new(Rank::Domain, state) }
     }
 
     /// Whether the domain flushes through the units of `machine`.
@@ -160,6 +184,11 @@ impl<P: Platform> Space<P> {
 
     pub(super) fn lock(&self) -> Guard<'_, State, P> {
         self.state.lock(&self.machine.host.platform)
+    }
+
+    /// Whether caches may hold translations of it.
+    pub(super) fn in_use(&self) -> bool {
+        self.lock().tags.iter().any(|t| t.uses != 0)
     }
 
     /// Where its tables are.
@@ -191,6 +220,9 @@ impl<P: Platform> Space<P> {
         let unit = user.unit;
         if let Some(need) = self.spec.lacking(unit) {
             return Err(ErrorKind::Unsupported(need).on(unit.id));
+        }
+        if self.foreign.as_ref().is_some_and(|t| !t.taken_by(unit)) {
+            return Err(ErrorKind::Unsupported(Need::SnoopControl).on(unit.id));
         }
         let p = &self.machine.host.platform;
         let mut s = self.lock();

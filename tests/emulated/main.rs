@@ -16,6 +16,7 @@ mod errors;
 mod explain;
 mod faults;
 mod flush;
+mod foreign;
 mod map;
 mod offers;
 mod pasids;
@@ -59,6 +60,7 @@ const ALL: &[&[Story]] = &[
     explain::STORIES,
     faults::STORIES,
     flush::STORIES,
+    foreign::STORIES,
     map::STORIES,
     pasids::STORIES,
     power::STORIES,
