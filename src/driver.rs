@@ -8,7 +8,7 @@ use crate::device::scan;
 use crate::device::{GroupId, Tree, Why};
 use crate::dmar::Topology;
 use crate::host::address::{DeviceId, Hpa, Nanos, Range, SourceId, UnitId};
-use crate::host::error::{Error, ErrorKind, Need, State};
+use crate::host::error::{Error, ErrorKind, Field, Need, State};
 use crate::host::grow;
 use crate::host::mem::Shared;
 use crate::host::platform::{Event, Platform};
@@ -16,7 +16,9 @@ use crate::host::sync::{Lock, Once, Rank};
 use crate::hw::capabilities::Capabilities;
 use crate::hw::faults::FaultRecord;
 use crate::hw::registers::{Gsts, TableMode};
+use crate::space::address_space::AddressSpace;
 use crate::space::domain::{Domain, FlushMode, Strict};
+use crate::space::foreign::CheckedTables;
 use crate::space::spec::DomainSpec;
 use crate::unit::bring_up::{Place, Skipped, TakeOver};
 use crate::unit::config::Config;
@@ -541,6 +543,17 @@ impl<P: Platform> Vtd<P> {
             self.0.look_after(&domain.space)?;
         }
         Ok(domain)
+    }
+
+    /// A CPU's tables, checked for what the units of its devices offer (`Group::table_offers`), for groups to be attached to. They
+    /// are the owner's: they must stay, and keep to their form, until no group is attached to them.
+    ///
+    /// Errors: `Invalid(Address)` where they were checked for more address bits than this machine has; `OutOfMemory`.
+    pub fn address_space(&self, tables: CheckedTables) -> Result<AddressSpace<P>, Error> {
+        if tables.output() > self.0.hpa_width() {
+            return Err(ErrorKind::Invalid(Field::Address).into());
+        }
+        Ok(AddressSpace::new(&self.0.machine, tables)?)
     }
 }
 

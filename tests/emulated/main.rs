@@ -16,13 +16,13 @@ mod errors;
 mod explain;
 mod faults;
 mod flush;
+mod foreign;
 mod map;
 mod offers;
 mod pasids;
 mod power;
 mod queue;
 mod several;
-mod shared;
 mod speed;
 mod split;
 mod take_over;
@@ -60,12 +60,12 @@ const ALL: &[&[Story]] = &[
     explain::STORIES,
     faults::STORIES,
     flush::STORIES,
+    foreign::STORIES,
     map::STORIES,
     pasids::STORIES,
     power::STORIES,
     queue::STORIES,
     several::STORIES,
-    shared::STORIES,
     speed::STORIES,
     split::STORIES,
     take_over::STORIES,

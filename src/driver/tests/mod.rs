@@ -6,6 +6,7 @@ mod dirty;
 mod domain;
 mod explain;
 mod faults;
+mod foreign;
 mod heap;
 mod machine;
 mod power;
