@@ -5,6 +5,7 @@
 mod arena;
 mod dmar;
 mod features;
+mod heap;
 mod host;
 mod probes;
 mod rig;
@@ -12,6 +13,7 @@ mod rig;
 mod attach;
 mod bring_up;
 mod errors;
+mod exhaustion;
 mod faults;
 mod flush;
 mod map;
@@ -53,6 +55,7 @@ const ALL: &[&[Story]] = &[
     attach::STORIES,
     bring_up::STORIES,
     errors::STORIES,
+    exhaustion::STORIES,
     faults::STORIES,
     flush::STORIES,
     map::STORIES,
