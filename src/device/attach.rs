@@ -10,12 +10,14 @@ use super::entries::{self, Aim};
 use super::events::Events;
 use super::group::GroupId;
 use super::registry::{Attached, Member, Owner};
-use crate::host::address::{DeviceId, INTERRUPT_RANGE, Pasid, Range};
+use crate::host::address::{DeviceId, Hpa, INTERRUPT_RANGE, Pasid, Range, SourceId};
 use crate::host::error::{Error, ErrorKind, Field, Need};
 use crate::host::grow;
 use crate::host::mem::Shared;
 use crate::host::platform::Platform;
 use crate::space::domain::{Deferred, Domain, Strict};
+use crate::space::foreign::{ForeignTables, TableForm};
+use crate::space::shared::{AddressSpace, NotShared};
 use crate::space::spec::DomainSpec;
 use crate::space::state::User;
 use crate::unit::flights::Flights;
@@ -36,6 +38,8 @@ pub enum Target<'a, P: Platform> {
     Domain(&'a Domain<P, Strict>),
     /// A domain that flushes at `sync`.
     Deferred(&'a Domain<P, Deferred>),
+    /// A CPU's own page tables. Refused for devices with regions reserved by firmware, which nobody can map there.
+    Shared(&'a AddressSpace<P>),
 }
 
 /// How a change of attachment looked to the device.
@@ -188,6 +192,19 @@ impl<P: Platform> Group<P> {
         DomainSpec::best_of(members).unwrap_or_default()
     }
 
+    /// An address space for devices of this group on a CPU's own page tables, of `levels` 4 or 5 with the top one at `root`: checked
+    /// for the units of the group, and refused with the reason where these could not walk them. Reads all of the tables.
+    pub fn share_tables(
+        &self,
+        form: TableForm,
+        root: Hpa,
+        levels: u8,
+        tables: &dyn ForeignTables,
+    ) -> Result<AddressSpace<P>, NotShared> {
+        let units = self.members().iter().filter_map(|m| self.core.units().get(m.unit()?));
+        AddressSpace::new(self.core.machine(), units, (form, root, levels), tables, self.core.hpa_width())
+    }
+
     /// Whose entries a change is about: each requester id with the unit that serves it.
     fn users(&self, scope: Scope) -> impl Iterator<Item = User<'_, P>> + '_ {
         let units = self.core.units();
@@ -258,6 +275,7 @@ impl<P: Platform> Group<P> {
             Target::Identity => Attached::Identity,
             Target::Domain(d) => Attached::Space(d.space.clone()),
             Target::Deferred(d) => Attached::Space(d.space.clone()),
+            Target::Shared(s) => Attached::Space(s.space.clone()),
         };
         // Its flushes would go to another machine's units.
         if let Attached::Space(space) = &new
@@ -304,7 +322,7 @@ impl<P: Platform> Group<P> {
             Scope::Pasid { member, pasid } => {
                 // Room to remember it, so that `set` cannot fail.
                 s.pasids.try_reserve(1).map_err(|_| ErrorKind::OutOfMemory)?;
-                s.pasids.iter().find(|(m, p, _)| (*m, *p) == (member, pasid)).map_or(Attached::Blocked, |a| a.2.clone())
+                s.target(member, Some(pasid)).clone()
             }
         };
         s.busy = true;
@@ -385,6 +403,9 @@ impl<P: Platform> Group<P> {
 
     /// Undoes `enter` for what no entry names any more.
     fn leave(&self, scope: Scope, from: &Attached<P>) {
+        if let Attached::Adopted = from {
+            self.users(scope).for_each(|user| user.unit.lose_foreign(self.core.platform(), SourceId(user.source)));
+        }
         let Attached::Space(space) = from else { return };
         self.users(scope).for_each(|user| space.leave(&user));
         self.mapped_regions(scope).for_each(|r| space.leave_firmware(r));
@@ -472,6 +493,7 @@ impl<P: Platform> Group<P> {
         Ok(match to {
             Attached::Blocked => Aim::Blocked,
             Attached::Identity => Aim::PassThrough,
+            Attached::Adopted => return Err(ErrorKind::Unknown.into()),
             Attached::Space(space) => {
                 let did = space.did(index).ok_or(Error::from(ErrorKind::Unknown))?;
                 Aim::Tables { root: space.root(), did, snoop: space.spec().force_snoop }

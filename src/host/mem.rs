@@ -7,7 +7,7 @@ use super::address::Hpa;
 use super::error::ErrorKind;
 use super::observe::announce;
 use super::platform::Platform;
-use super::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+use super::sync::{self, AtomicU64, AtomicUsize, DWORDS, Dword, Ordering, fence};
 use alloc::alloc::{Layout, alloc as heap_alloc, dealloc};
 use core::marker::PhantomData;
 use core::ops::Deref;
@@ -101,7 +101,7 @@ impl Frames {
 
     /// Number of 64-bit words.
     pub(crate) const fn len(&self) -> usize {
-        WORDS << self.order
+        sync::WORDS << self.order
     }
 
     #[inline(always)]
@@ -114,6 +114,13 @@ impl Frames {
     #[inline(always)]
     pub(crate) fn get(&self, i: usize) -> u64 {
         self.words().get(i).map_or(0, |w| w.load(Ordering::Acquire))
+    }
+
+    /// Reads the word at physical address `at`, where it is in these frames.
+    pub(crate) fn word<P: Platform>(&self, p: &P, at: u64) -> Option<u64> {
+        let i = at.checked_sub(self.hpa(p).get())? / 8;
+        let i = usize::try_from(i).ok().filter(|i| *i < self.len())?;
+        Some(self.get(i))
     }
 
     /// Stores word `i`; nothing beyond the end.
@@ -132,12 +139,12 @@ impl Frames {
     }
 
     /// The aligned 32-bit word `i` (of `2 * len()`), as a place that hardware writes a status to.
-    pub(crate) fn status(&self, i: usize) -> Option<&AtomicU32> {
-        if i >= self.len() * 2 {
+    pub(crate) fn status(&self, i: usize) -> Option<&Dword> {
+        if i >= self.len() * DWORDS {
             return None;
         }
         // SAFETY: within the frames and aligned; a status word is accessed as 32 bits only, by software and hardware.
-        Some(unsafe { self.at.cast::<AtomicU32>().add(i).as_ref() })
+        Some(unsafe { self.at.cast::<Dword>().add(i).as_ref() })
     }
 
     /// Replaces the pair of words `i`, `i + 1` (`i` even) in one 128-bit store, so that hardware sees both or neither.
@@ -382,6 +389,25 @@ impl<L: Links> Tree<L> {
             // SAFETY: an entry with the mark names a table of this tree, see `table`.
             table = unsafe { p.ptr(Hpa::of_entry(entry)).cast().as_ref() };
             bits -= 9;
+        }
+    }
+
+    /// The word at physical address `word`, where it is an entry on the way of the address `at`. Leaves the cursor alone.
+    pub(crate) fn entry<P: Platform>(&self, p: &P, at: u64, word: u64) -> Option<u64> {
+        let (mut hpa, mut table, mut level) = (self.root(p), self.table(self.levels), self.levels);
+        loop {
+            let i = slot(at, level);
+            let entry = table.get(i).map_or(0, |w| w.load(Ordering::Acquire));
+            if hpa.get() + i as u64 * 8 == word {
+                return Some(entry);
+            }
+            if entry & L::MARK == 0 || level <= 1 {
+                return None;
+            }
+            hpa = Hpa::of_entry(entry);
+            // SAFETY: an entry with the mark names a table of this tree, see `table`.
+            table = unsafe { p.ptr(hpa).cast().as_ref() };
+            level -= 1;
         }
     }
 

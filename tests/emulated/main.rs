@@ -12,8 +12,10 @@ mod rig;
 
 mod attach;
 mod bring_up;
+mod dirty;
 mod errors;
 mod exhaustion;
+mod explain;
 mod faults;
 mod flush;
 mod map;
@@ -22,6 +24,7 @@ mod pasids;
 mod power;
 mod queue;
 mod several;
+mod shared;
 mod speed;
 mod split;
 mod take_over;
@@ -54,8 +57,10 @@ macro_rules! stories {
 const ALL: &[&[Story]] = &[
     attach::STORIES,
     bring_up::STORIES,
+    dirty::STORIES,
     errors::STORIES,
     exhaustion::STORIES,
+    explain::STORIES,
     faults::STORIES,
     flush::STORIES,
     map::STORIES,
@@ -63,6 +68,7 @@ const ALL: &[&[Story]] = &[
     power::STORIES,
     queue::STORIES,
     several::STORIES,
+    shared::STORIES,
     speed::STORIES,
     split::STORIES,
     take_over::STORIES,
