@@ -5,6 +5,7 @@
 mod arena;
 mod dmar;
 mod features;
+mod heap;
 mod host;
 mod probes;
 mod rig;
@@ -13,6 +14,7 @@ mod attach;
 mod bring_up;
 mod dirty;
 mod errors;
+mod exhaustion;
 mod explain;
 mod faults;
 mod flush;
@@ -57,6 +59,7 @@ const ALL: &[&[Story]] = &[
     bring_up::STORIES,
     dirty::STORIES,
     errors::STORIES,
+    exhaustion::STORIES,
     explain::STORIES,
     faults::STORIES,
     flush::STORIES,
