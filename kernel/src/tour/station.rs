@@ -94,20 +94,21 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// A blocked write: not mapped, or not to be written (VT-d 7.1.3, LGN.2).
+    /// A blocked write: not mapped, or not to be written (VT-d 7.1.3, LGN.2, in the first stage SFS.2 and SGN.6; QEMU has the
+    /// reasons of legacy mode for second-stage tables in scalable mode).
     pub fn write(device: DeviceId, at: u64) -> Self {
-        Wanted { device, at, attempt: Attempt::Write, reasons: &[5] }
+        Wanted { device, at, attempt: Attempt::Write, reasons: &[0x05, 0x71, 0x85] }
     }
 
-    /// A blocked read (LGN.3).
+    /// A blocked read (LGN.3, SFS.2).
     pub fn read(device: DeviceId, at: u64) -> Self {
-        Wanted { device, at, attempt: Attempt::Read, reasons: &[6] }
+        Wanted { device, at, attempt: Attempt::Read, reasons: &[0x06, 0x71] }
     }
 
-    /// A write of a device that is attached to nothing: neither its context entry is there nor, on a bus where nothing
-    /// ever was attached, the table for it (LCT.2, LRT.2).
+    /// A write of a device that is attached to nothing: its context entry is not there or, on a bus where nothing ever was
+    /// attached, the table for it (LCT.2, LRT.2); in scalable mode its PASID entry (SPT.2, in QEMU SPT.4).
     pub fn unattached(device: DeviceId, at: u64) -> Self {
-        Wanted { device, at, attempt: Attempt::Write, reasons: &[1, 2] }
+        Wanted { device, at, attempt: Attempt::Write, reasons: &[0x01, 0x02, 0x59, 0x5b] }
     }
 
     /// Awaits the fault and prints it; an error unless exactly this one came.
