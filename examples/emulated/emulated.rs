@@ -13,13 +13,15 @@ extern crate alloc;
 use alloc::alloc::{Layout, alloc_zeroed, dealloc};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::error::Error;
+use core::fmt;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 use spin::{Mutex, MutexGuard};
 use vtd::dmar::Topology;
 use vtd::{
-    Config, DeviceId, Error, Event, Hpa, Identity, Message, Nanos, PAGE, Pasid, Platform, PlatformError, Registers,
-    TakeOver, UnitId, Vtd,
+    Config, DeviceId, Event, Group, Hpa, Identity, Message, Nanos, Owner, PAGE, Pasid, Platform, PlatformError,
+    Registers, TakeOver, UnitId, Vtd,
 };
 use vtd_emu::{Blocked, Dma, Function, FunctionId, Machine, Memory, Size};
 
@@ -71,6 +73,15 @@ impl Memory for Own {
     }
 }
 
+/// A machine whose unit has all tables and whose device has PASIDs; its driver, up; and the device's group, claimed: where most
+/// examples begin.
+pub fn ready() -> (Host, Vtd<Host>, Group<Host>) {
+    let host = Host::new(Profile::maximal());
+    let vtd = host.bring_up(Config::default()).expect("a sound machine");
+    let group = vtd.group_of(CARD).and_then(|g| vtd.claim(g, Owner::HOST)).expect("the only device");
+    (host, vtd, group)
+}
+
 /// The host. Clones are the same machine.
 #[derive(Clone)]
 pub struct Host(Arc<Inner>);
@@ -94,12 +105,12 @@ impl Host {
     }
 
     /// The driver for it, that has touched nothing yet.
-    pub fn driver(&self, config: Config) -> Result<Vtd<Host>, Error> {
+    pub fn driver(&self, config: Config) -> Result<Vtd<Host>, vtd::Error> {
         Vtd::new(self.clone(), Topology::from_table(&dmar())?, config)
     }
 
     /// The driver for it, up: everything is blocked.
-    pub fn bring_up(&self, config: Config) -> Result<Vtd<Host>, Error> {
+    pub fn bring_up(&self, config: Config) -> Result<Vtd<Host>, vtd::Error> {
         let vtd = self.driver(config)?;
         vtd.bring_up(TakeOver::Disable)?;
         Ok(vtd)
@@ -128,15 +139,15 @@ impl Host {
     }
 
     /// The card reads 8 bytes, with a PASID or without.
-    pub fn read(&self, pasid: Option<Pasid>, at: u64) -> Result<u64, Blocked> {
+    pub fn read(&self, pasid: Option<Pasid>, at: u64) -> Result<u64, NotDone> {
         let mut bytes = [0; 8];
-        self.machine().dma_read(self.0.card, &dma(pasid, at), &mut bytes)?;
+        self.machine().dma_read(self.0.card, &dma(pasid, at), &mut bytes).map_err(NotDone)?;
         Ok(u64::from_le_bytes(bytes))
     }
 
     /// The card writes 8 bytes.
-    pub fn write(&self, pasid: Option<Pasid>, at: u64, v: u64) -> Result<(), Blocked> {
-        self.machine().dma_write(self.0.card, &dma(pasid, at), &v.to_le_bytes())
+    pub fn write(&self, pasid: Option<Pasid>, at: u64, v: u64) -> Result<(), NotDone> {
+        self.machine().dma_write(self.0.card, &dma(pasid, at), &v.to_le_bytes()).map_err(NotDone)
     }
 
     /// The machine sleeps: its unit forgets what it was told, and what it cached.
@@ -159,12 +170,24 @@ impl Host {
     }
 }
 
+/// Why the card did not get through.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NotDone(pub Blocked);
+
+impl fmt::Display for NotDone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the device does not get through: {:?}", self.0)
+    }
+}
+
+impl Error for NotDone {}
+
 fn dma(pasid: Option<Pasid>, at: u64) -> Dma {
     Dma { pasid: pasid.map(Pasid::get), ..Dma::at(at) }
 }
 
 /// A DMAR table with one unit for everything, and 47-bit addresses.
-fn dmar() -> Vec<u8> {
+pub fn dmar() -> Vec<u8> {
     let unit: &[u8] = &[0, 0, 16, 0, 1, 4, 0, 0];
     let mut table = [b"DMAR", &[64, 0, 0, 0, 1][..], &[0; 27], &[46], &[0; 11], unit].concat();
     table.extend(REGISTERS.to_le_bytes());

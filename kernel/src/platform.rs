@@ -1,6 +1,5 @@
 //! What the driver `vtd` stands on in this kernel: the example for other kernels. Each function is a few lines.
 
-use crate::boot::info::{self, Kind};
 use crate::cpu::{interrupts, local};
 use crate::memory::{frames, paging};
 use crate::pci::ecam;
@@ -11,9 +10,10 @@ use core::arch::asm;
 use core::arch::x86_64::__cpuid;
 use core::hint::spin_loop;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use spin::Once;
 use vtd::{DeviceId, Event, Hpa, Identity, Message, Mmio, Nanos, Platform, PlatformError, UnitId};
+use x86_64::structures::paging::PageTableFlags;
 
 /// The platform: everything it needs is global in this kernel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -154,16 +154,6 @@ unsafe impl Platform for KernelPlatform {
         ecam::write(d, at, v).ok_or(PlatformError)
     }
 
-    fn peek(&self, at: Hpa) -> Option<u64> {
-        let at = at.get();
-        let within = |r: &info::Region| r.kind == Kind::Ram && r.start <= at && at < r.end;
-        if !at.is_multiple_of(8) || !info::get().regions().iter().any(within) {
-            return None;
-        }
-        // SAFETY: an aligned word of memory, which is mapped at its own address; read once, whoever else writes there.
-        Some(unsafe { (at as *const u64).read_volatile() })
-    }
-
     fn event(&self, unit: UnitId, e: Event) -> Result<Message, PlatformError> {
         let mut vectors = VECTORS.lock();
         let known = vectors.iter().find(|v| v.0 == unit && v.1 == e).map(|v| v.2);
@@ -183,6 +173,14 @@ unsafe impl Platform for KernelPlatform {
             }
         };
         Ok(interrupts::message(vector, 0))
+    }
+
+    fn peek(&self, at: Hpa) -> Option<u64> {
+        // All memory is mapped at its own address, cached; device registers are not.
+        let at = Some(at.get()).filter(|at| at.is_multiple_of(8) && *at < 1 << 47)?;
+        paging::find(at).filter(|m| !m.flags.contains(PageTableFlags::NO_CACHE))?;
+        // SAFETY: mapped memory, aligned; whoever else has it may write it, so it is read as an atomic.
+        Some(unsafe { AtomicU64::from_ptr(at as *mut u64) }.load(Ordering::Acquire))
     }
 
     fn identity(&self) -> Identity {

@@ -11,6 +11,7 @@ mod rig;
 
 mod attach;
 mod bring_up;
+mod dirty;
 mod errors;
 mod explain;
 mod faults;
@@ -21,6 +22,7 @@ mod pasids;
 mod power;
 mod queue;
 mod several;
+mod shared;
 mod speed;
 mod split;
 mod take_over;
@@ -53,6 +55,7 @@ macro_rules! stories {
 const ALL: &[&[Story]] = &[
     attach::STORIES,
     bring_up::STORIES,
+    dirty::STORIES,
     errors::STORIES,
     explain::STORIES,
     faults::STORIES,
@@ -62,6 +65,7 @@ const ALL: &[&[Story]] = &[
     power::STORIES,
     queue::STORIES,
     several::STORIES,
+    shared::STORIES,
     speed::STORIES,
     split::STORIES,
     take_over::STORIES,
