@@ -146,6 +146,27 @@ impl<P: Platform> Vtd<P> {
     ///
     /// Once only. After an error the units are off again as far as they answer, and the handle is good for `hand_back`.
     /// Waits, with deadlines.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn core::error::Error>> {
+    /// # use vtd::{Access, Config, Iova, Owner, PAGE, Strict, TakeOver, Target};
+    /// # use emulated::CARD;
+    /// # let (host, vtd, group) = emulated::ready();
+    /// # let domain = vtd.domain::<Strict>(&group.best_spec())?;
+    /// # group.attach(Target::Domain(&domain))?;
+    /// # domain.map(Iova::at(0x4000_0000), host.memory(1), PAGE, Access::READ | Access::WRITE)?;
+    /// // Whoever had the machine is gone, and has left its unit translating; its memory is as it was.
+    /// core::mem::forget((vtd, group, domain));
+    /// let vtd = host.driver(Config::default())?;
+    /// let report = vtd.bring_up(TakeOver::Adopt)?;
+    /// assert_eq!(report.units[0].adopted.map(|a| a.entries), Some(1));
+    /// // The device goes on, until its group is claimed.
+    /// host.write(None, 0x4000_0000, 1)?;
+    /// let group = vtd.claim(vtd.group_of(CARD)?, Owner::HOST)?;
+    /// assert!(host.write(None, 0x4000_0000, 2).is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn bring_up(&self, found: TakeOver) -> Result<BringUp, Error> {
         let core = &*self.0;
         {

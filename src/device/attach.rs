@@ -228,6 +228,30 @@ impl<P: Platform> Group<P> {
     /// and says why. After a timeout the group is blocked.
     ///
     /// Waits for invalidations, with a deadline. Not for interrupt context.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn core::error::Error>> {
+    /// # use vtd::{Access, Change, Iova, PAGE, Strict, Target};
+    /// # let (host, vtd, group) = emulated::ready();
+    /// let (one, two) = (vtd.domain::<Strict>(&group.best_spec())?, vtd.domain::<Strict>(&group.best_spec())?);
+    /// let (at, first, second) = (Iova::at(0x4000_0000), host.memory(1), host.memory(1));
+    /// one.map(at, first, PAGE, Access::READ | Access::WRITE)?;
+    /// two.map(at, second, PAGE, Access::READ | Access::WRITE)?;
+    ///
+    /// group.attach(Target::Domain(&one))?;
+    /// host.write(None, 0x4000_0000, 1)?;
+    /// // Second-stage tables take each other's place: every request meets the one or the other.
+    /// assert_eq!(group.attach(Target::Domain(&two))?, Change::Seamless);
+    /// host.write(None, 0x4000_0000, 2)?;
+    /// assert_eq!((host.word(first.get()), host.word(second.get())), (Some(1), Some(2)));
+    ///
+    /// group.attach(Target::Identity)?;
+    /// host.write(None, first.get() + 8, 3)?;
+    /// group.attach(Target::Blocked)?;
+    /// assert!(host.write(None, first.get() + 8, 4).is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn attach(&self, to: Target<'_, P>) -> Result<Change, Error> {
         self.change_to(Scope::Plain, to)
     }
@@ -240,6 +264,34 @@ impl<P: Platform> Group<P> {
     /// wider than both take; those of `attach`.
     ///
     /// Waits for invalidations, with a deadline. Not for interrupt context.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn core::error::Error>> {
+    /// # use vtd::{Access, Iova, PAGE, Pasid, Stage, Strict, Target};
+    /// # use emulated::CARD;
+    /// # let (host, vtd, group) = emulated::ready();
+    /// let mut spec = group.best_spec();
+    /// let plain = vtd.domain::<Strict>(&spec)?;
+    /// (spec.stage, spec.levels, spec.width) = (Stage::First, 4, 47);
+    /// let process = vtd.domain::<Strict>(&spec)?;
+    /// let (at, first, second) = (Iova::at(0x4000_0000), host.memory(1), host.memory(1));
+    /// plain.map(at, first, PAGE, Access::READ | Access::WRITE)?;
+    /// process.map(at, second, PAGE, Access::READ | Access::WRITE)?;
+    ///
+    /// // Beside each other: requests without PASID by second-stage tables, those with PASID 7 by first-stage tables.
+    /// let seven = Pasid::new(7).unwrap();
+    /// group.attach(Target::Domain(&plain))?;
+    /// group.attach_pasid(CARD, seven, Target::Domain(&process))?;
+    /// host.write(None, 0x4000_0000, 1)?;
+    /// host.write(Some(seven), 0x4000_0000, 2)?;
+    /// assert_eq!((host.word(first.get()), host.word(second.get())), (Some(1), Some(2)));
+    ///
+    /// group.detach_pasid(CARD, seven)?;
+    /// assert!(host.write(Some(seven), 0x4000_0000, 3).is_err());
+    /// host.write(None, 0x4000_0000, 4)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn attach_pasid(&self, d: DeviceId, p: Pasid, to: Target<'_, P>) -> Result<Change, Error> {
         let with = |e: Error| Error { pasid: Some(p), ..e.of(d) };
         let scope = self.pasid_scope(d, p).map_err(with)?;
