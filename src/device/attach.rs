@@ -91,13 +91,16 @@ impl<P: Platform> Group<P> {
         let registry = core.registry()?;
         let place = registry.place(id)?;
         // Also after a `bring_up` or `hand_back` that failed half-way: where translation is off nothing can be promised.
-        if let Some(unit) = core.units().iter().find(|u| !u.translates()) {
+        if let Some(unit) = core.units().iter().find(|u| !u.translates() && !u.removed()) {
             return Err(ErrorKind::State(unit.idle()).into());
         }
         for m in registry.members(place) {
             let Some(unit) = m.unit().and_then(|i| core.units().get(i)) else {
                 return Err(ErrorKind::Unsupported(Need::Unit).of(m.device));
             };
+            if unit.removed() {
+                return Err(ErrorKind::UnitGone.on(unit.id).of(m.device));
+            }
             if unit.stopped() {
                 return Err(ErrorKind::State(unit.idle()).on(unit.id).of(m.device));
             }

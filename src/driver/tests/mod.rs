@@ -8,6 +8,7 @@ mod explain;
 mod faults;
 mod foreign;
 mod heap;
+mod hot_plug;
 mod machine;
 mod power;
 mod shield;
