@@ -52,7 +52,7 @@ pub enum Skipped {
     NotMapped,
     /// Version or capabilities read all zeros or all ones: there is nothing there.
     NoAnswer,
-    /// No second-stage width that the driver has tables for.
+    /// No second-stage width that the driver has tables for, and no first-stage tables (ECAP.FSTS), or none wanted.
     NoWidth,
 }
 
@@ -62,7 +62,9 @@ impl fmt::Display for Skipped {
             Skipped::NoBase => "the DMAR table gives no usable register base",
             Skipped::NotMapped => "the platform did not map its registers",
             Skipped::NoAnswer => "its registers read all zeros or all ones",
-            Skipped::NoWidth => "it offers no second-stage page-table width",
+            Skipped::NoWidth => {
+                "it offers no second-stage page-table width, and no first-stage tables that may be used"
+            }
         })
     }
 }
@@ -113,7 +115,9 @@ impl<P: Platform> Unit<P> {
         if !caps.plausible() {
             return Ok(Err(Skipped::NoAnswer));
         }
-        if cap.widest().is_none() {
+        // A unit of first-stage tables alone has no width for others.
+        let first = ecap.smts() && ecap.qi() && ecap.fsts() && h.config.tables != Tables::Legacy;
+        if cap.widest().is_none() && !first {
             return Ok(Err(Skipped::NoWidth));
         }
         let window = u64::from(caps.window());
@@ -361,7 +365,7 @@ impl<P: Platform> Unit<P> {
     /// Turns everything off again, in the opposite order, where the unit was taken over. Devices must be quiet. A unit that
     /// is gone counts as off; its memory stays owned.
     pub(crate) fn stop(&self, h: &Host<P>) -> Result<(), Error> {
-        if self.phase.load(Ordering::Acquire) == phase::OFF {
+        if matches!(self.phase.load(Ordering::Acquire), phase::OFF | phase::REMOVED) {
             return Ok(());
         }
         self.phase.store(phase::TAKEN, Ordering::Release);
@@ -371,6 +375,18 @@ impl<P: Platform> Unit<P> {
         }
         self.phase.store(phase::OFF, Ordering::Release);
         Ok(())
+    }
+
+    /// Turns it off for good; where it is gone already, as it is.
+    pub(crate) fn remove(&self, h: &Host<P>) -> Result<(), Error> {
+        self.stop(h)?;
+        self.phase.store(phase::REMOVED, Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether it was taken out of the machine.
+    pub(crate) fn removed(&self) -> bool {
+        self.phase.load(Ordering::Acquire) == phase::REMOVED
     }
 
     fn turn_off(&self, h: &Host<P>) -> Result<(), Error> {

@@ -96,6 +96,8 @@ pub(crate) struct State {
     offending: Option<[u64; 2]>,
     /// Devices that do not answer, until `expire`.
     pub(crate) dead: HashSet<u16>,
+    /// Everything waits until `complete_newest`.
+    pub(crate) late: bool,
     /// How many descriptors are fetched behind one that waits for a device.
     pub(crate) ahead: usize,
     /// IQERCD names the device that timed out.
@@ -287,7 +289,7 @@ impl Standin {
         let (size, slot) = (4096u32 << (iqa & 7), 16u32 << (iqa >> 11 & 1));
         loop {
             let head = self.regs.get32(at::IQH);
-            if head == self.regs.get32(at::IQT) || s.pending.len() > s.ahead {
+            if head == self.regs.get32(at::IQT) || s.pending.len() > s.ahead && !s.late {
                 return;
             }
             let (narrow, wide) = (slot == 16 && !s.scalable && !s.abort, s.ecap & (ECAP_SMTS | ECAP_ADMS) != 0);
@@ -309,7 +311,7 @@ impl Standin {
             s.bad = s.bad.map(|(n, code)| (n - 1, code));
             // Nothing behind an invalidation that waits for its device need happen, and nothing does.
             let waits = device(d).is_some_and(|source| s.dead.contains(&source));
-            if waits || !s.pending.is_empty() {
+            if waits || s.late || !s.pending.is_empty() {
                 s.pending.push(d);
             } else {
                 self.carry_out(s, d);
@@ -351,6 +353,19 @@ impl Standin {
         self.regs.set32(at::FSTS, s.fsts);
         self.regs.set32(at::IQERCD + 4, if s.names { source.into() } else { 0 });
         true
+    }
+
+    /// Completes the newest wait that may complete, with what lies between it and the wait before it: a fence goes first, and
+    /// no other order holds (VT-d 6.5.2.12).
+    pub(crate) fn complete_newest(&self) {
+        let mut s = self.state();
+        let waits: Vec<usize> = (0..s.pending.len()).filter(|i| s.pending[*i][0] & 15 == 5).collect();
+        let fence = waits.iter().position(|i| s.pending[*i][0] & 1 << 6 != 0);
+        let Some(newest) = fence.or(waits.len().checked_sub(1)) else { return };
+        let first = if newest == 0 { 0 } else { waits[newest - 1] + 1 };
+        for d in s.pending.drain(first..=waits[newest]).collect::<Vec<_>>() {
+            self.carry_out(&mut s, d);
+        }
     }
 
     /// A device answers from now on, and what waited for it is carried out.
