@@ -7,8 +7,8 @@ use crate::device::registry::{Attached, Owner, Registry};
 use crate::device::scan;
 use crate::device::{GroupId, Tree, Why};
 use crate::dmar::Topology;
-use crate::host::address::{DeviceId, Hpa, Range, SourceId, UnitId};
-use crate::host::error::{Error, ErrorKind, Need, State};
+use crate::host::address::{DeviceId, Hpa, Nanos, Range, SourceId, UnitId};
+use crate::host::error::{Error, ErrorKind, Field, Need, State};
 use crate::host::grow;
 use crate::host::mem::Shared;
 use crate::host::platform::{Event, Platform};
@@ -16,13 +16,17 @@ use crate::host::sync::{Lock, Once, Rank};
 use crate::hw::capabilities::Capabilities;
 use crate::hw::faults::FaultRecord;
 use crate::hw::registers::{Gsts, TableMode};
+use crate::space::address_space::AddressSpace;
 use crate::space::domain::{Domain, FlushMode, Strict};
+use crate::space::foreign::CheckedTables;
 use crate::space::spec::DomainSpec;
 use crate::unit::bring_up::{Place, Skipped, TakeOver};
 use crate::unit::config::Config;
 use crate::unit::errata::{Errata, Erratum};
 use crate::unit::fault_log::FaultLog;
+use crate::unit::shield::LeftShield;
 use crate::unit::stats::UnitStats;
+use crate::unit::take_over::{Adopted, Malformed};
 use crate::unit::{Machine, Unit};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -50,7 +54,7 @@ impl<P: Platform> Clone for Vtd<P> {
 /// What `bring_up` found and did.
 #[derive(Debug)]
 pub struct BringUp {
-    /// Every unit of the table, in its order.
+    /// Every unit of the table, in its order; of [`Vtd::add_unit`], the one that was added.
     pub units: Vec<UnitReport>,
     /// Devices that firmware reserved memory for, which go on reaching it (and nothing else) until they are claimed.
     pub firmware: Vec<FirmwareReport>,
@@ -75,6 +79,30 @@ pub struct UnitReport {
     pub fault_interrupt: bool,
     /// Protected memory was on and was turned off.
     pub protected_memory: bool,
+    /// How it came out of abort-DMA mode, where it was in that ([`Vtd::shield`]).
+    pub left_shield: Option<LeftShield>,
+    /// What it goes on with of a predecessor's tables (`TakeOver::Adopt`).
+    pub adopted: Option<Adopted>,
+    /// Why these were not adopted, and the unit was turned off first.
+    pub fell_back: Option<Malformed>,
+}
+
+impl UnitReport {
+    /// Of a unit that was looked at and not touched yet.
+    fn new<P: Platform>(unit: UnitId, probed: Result<&Unit<P>, Skipped>) -> Self {
+        UnitReport {
+            unit,
+            skipped: probed.err(),
+            found: Gsts::empty(),
+            tables: probed.ok().map(|u| u.mode),
+            queue: false,
+            fault_interrupt: false,
+            protected_memory: false,
+            left_shield: None,
+            adopted: probed.ok().and_then(|u| u.adopted),
+            fell_back: probed.ok().and_then(|u| u.fell_back),
+        }
+    }
 }
 
 /// One region in [`BringUp`].
@@ -96,6 +124,8 @@ pub enum Service {
     Idle,
     /// The budget was used up, or faults come in faster than they are read; call again soon.
     Again,
+    /// A deferred domain must be flushed then; call again at that time, or before if `Platform::wake` says so.
+    At(Nanos),
 }
 
 /// Faults of one unit that no owner hears, in one call of `service`.
@@ -106,6 +136,11 @@ struct Others {
 }
 
 impl<P: Platform> Vtd<P> {
+    /// What all handles share.
+    pub(crate) fn core(&self) -> &Core<P> {
+        &self.0
+    }
+
     /// The driver for the units of `topology`. Touches no register.
     pub fn new(platform: P, topology: Topology, config: Config) -> Result<Self, Error> {
         let identity = platform.identity();
@@ -115,7 +150,9 @@ impl<P: Platform> Vtd<P> {
             topology,
             identity,
             up: Once::new(),
+            shielded: Lock::new(Rank::Leaf, Vec::new()),
             one_to_one: Lock::new(Rank::Groups, None),
+            deferred: Lock::new(Rank::Leaf, Vec::new()),
             rest: Lock::new(Rank::Leaf, Rest::default()),
         };
         Ok(Vtd(Shared::new(core).map_err(|(_, e)| Error::from(e))?))
@@ -127,6 +164,27 @@ impl<P: Platform> Vtd<P> {
     ///
     /// Once only. After an error the units are off again as far as they answer, and the handle is good for `hand_back`.
     /// Waits, with deadlines.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn core::error::Error>> {
+    /// # use vtd::{Access, Config, Iova, Owner, PAGE, Strict, TakeOver, Target};
+    /// # use emulated::CARD;
+    /// # let (host, vtd, group) = emulated::ready();
+    /// # let domain = vtd.domain::<Strict>(&group.best_spec())?;
+    /// # group.attach(Target::Domain(&domain))?;
+    /// # domain.map(Iova::at(0x4000_0000), host.memory(1), PAGE, Access::READ | Access::WRITE)?;
+    /// // Whoever had the machine is gone, and has left its unit translating; its memory is as it was.
+    /// core::mem::forget((vtd, group, domain));
+    /// let vtd = host.driver(Config::default())?;
+    /// let report = vtd.bring_up(TakeOver::Adopt)?;
+    /// assert_eq!(report.units[0].adopted.map(|a| a.entries), Some(1));
+    /// // The device goes on, until its group is claimed.
+    /// host.write(None, 0x4000_0000, 1)?;
+    /// let group = vtd.claim(vtd.group_of(CARD)?, Owner::HOST)?;
+    /// assert!(host.write(None, 0x4000_0000, 2).is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn bring_up(&self, found: TakeOver) -> Result<BringUp, Error> {
         let core = &*self.0;
         {
@@ -137,24 +195,28 @@ impl<P: Platform> Vtd<P> {
         }
         let mut report = BringUp { units: Vec::new(), firmware: Vec::new(), errata: Vec::new() };
         let mut units = Vec::new();
-        if let Err(e) = self.probe(&mut report, &mut units) {
-            units.into_iter().for_each(|u: Unit<P>| u.release(core.platform()));
+        if let Err(e) = self.probe(found, &mut report, &mut units) {
+            self.give_up(units);
+            self.give_up(self.take_shielded());
             return Err(e);
         }
         if units.is_empty() {
             return Err(ErrorKind::Unsupported(Need::AnyUnit).into());
         }
-        core.machine.adopt(units);
+        if let Err(e) = core.machine.adopt(&mut units, usize::from(core.host().config.spare_units)) {
+            self.give_up(units);
+            return Err(e.into());
+        }
         let done = self.start(found, &mut report);
         if done.is_err() {
-            for unit in core.units() {
+            for unit in core.units().iter() {
                 let _ = unit.stop(core.host());
             }
         }
         done.map(|()| report)
     }
 
-    fn probe(&self, report: &mut BringUp, units: &mut Vec<Unit<P>>) -> Result<(), Error> {
+    fn probe(&self, found: TakeOver, report: &mut BringUp, units: &mut Vec<Unit<P>>) -> Result<(), Error> {
         let core = &*self.0;
         for e in Errata::found(&core.identity) {
             grow::push(&mut report.errata, e)?;
@@ -162,24 +224,19 @@ impl<P: Platform> Vtd<P> {
         let errata = Errata::of(&core.identity);
         *units = grow::with_capacity(core.topology.units().len())?;
         for u in core.topology.units() {
-            let place = Place { id: u.id, segment: u.segment, base: u.base, window: u.window, node: u.node };
-            let (tables, skipped) = match Unit::probe(core.host(), place, errata)? {
-                Ok(unit) => {
-                    let mode = unit.mode;
-                    grow::push(units, unit)?;
-                    (Some(mode), None)
-                }
-                Err(why) => (None, Some(why)),
+            let place = Place::of(u, core.hpa_width(), found);
+            let shielded = {
+                let mut list = core.shielded.lock(core.platform());
+                list.iter().position(|unit| unit.id == u.id).map(|i| list.swap_remove(i))
             };
-            let line = UnitReport {
-                unit: u.id,
-                skipped,
-                found: Gsts::empty(),
-                tables,
-                queue: false,
-                fault_interrupt: false,
-                protected_memory: false,
+            let probed = match shielded {
+                Some(unit) => Ok(unit),
+                None => Unit::probe(core.host(), place, errata)?,
             };
+            let line = UnitReport::new(u.id, probed.as_ref().map_err(|why| *why));
+            if let Ok(unit) = probed {
+                grow::push(units, unit)?;
+            }
             grow::push(&mut report.units, line)?;
         }
         Ok(())
@@ -191,41 +248,51 @@ impl<P: Platform> Vtd<P> {
         let mut line = |id: UnitId, set: &dyn Fn(&mut UnitReport)| {
             report.units.iter_mut().filter(|l| l.unit == id).for_each(set);
         };
-        for unit in core.units() {
+        for unit in core.units().iter() {
             let on = unit.quiet(host, found)?;
             line(unit.id, &|l| l.found = on);
         }
-        for unit in core.units() {
+        for unit in core.units().iter() {
             unit.start_queue(host)?;
             line(unit.id, &|l| l.queue = unit.has_queue());
         }
-        let registry = scan::registry(core.platform(), &core.topology, core.units())?;
-        for unit in core.units() {
+        let found = scan::machine(core.platform(), &core.topology, core.units())?;
+        let registry = Registry::new(found, usize::from(core.host().config.spare_units))?;
+        for unit in core.units().iter() {
             unit.start_root(host)?;
         }
-        for unit in core.units() {
+        for unit in core.units().iter() {
             let interrupt = unit.start_events(host);
             line(unit.id, &|l| l.fault_interrupt = interrupt);
         }
+        registry.adopt(core.platform(), core.units());
         core.up.call_once(|| registry);
-        self.keep_firmware(&mut report.firmware)?;
-        for unit in core.units() {
+        self.keep_firmware(0..core.registry()?.len(), &mut report.firmware)?;
+        for unit in core.units().iter() {
+            let (left, before) = unit.leave_shield(host)?;
             let was = unit.start_translation(host)?;
-            report.units.iter_mut().filter(|l| l.unit == unit.id).for_each(|l| l.protected_memory = was);
+            let was = before.unwrap_or(was);
+            let lines = report.units.iter_mut().filter(|l| l.unit == unit.id);
+            lines.for_each(|l| (l.protected_memory, l.left_shield) = (was, left));
         }
         Ok(())
     }
 
     /// Attaches every group with regions reserved by firmware to a domain of those regions.
-    fn keep_firmware(&self, report: &mut Vec<FirmwareReport>) -> Result<(), Error> {
+    fn keep_firmware(&self, places: core::ops::Range<usize>, report: &mut Vec<FirmwareReport>) -> Result<(), Error> {
         let registry = self.0.registry()?;
-        for g in 0..registry.len() {
+        for g in places {
             let members = registry.members(g);
             let regions = || members.iter().flat_map(|m| m.reserved.iter().map(|(r, _)| (m.device, *r)));
-            if regions().next().is_none() {
+            // What was adopted reaches its regions by the tables that it has.
+            let adopted = {
+                let states = registry.states.lock(self.0.platform());
+                states.get(g).is_some_and(|s| matches!(s.attached, Attached::Adopted))
+            };
+            if adopted || regions().next().is_none() {
                 continue;
             }
-            let outcome = if members.iter().any(|m| m.unit.is_none()) {
+            let outcome = if members.iter().any(|m| m.unit().is_none()) {
                 Err(ErrorKind::Unsupported(Need::Unit).into())
             } else {
                 let group = Group::unclaimed(&self.0, g)?;
@@ -248,17 +315,17 @@ impl<P: Platform> Vtd<P> {
             Ok(taken) => taken,
             Err(core) => return Err((Vtd(core), ErrorKind::Busy.into())),
         };
-        let Core { machine, topology, identity, up, one_to_one, rest } = core;
+        let Core { machine, topology, identity, up, shielded, one_to_one, deferred, rest } = core;
         match machine.take() {
             Ok((machine, _)) => {
                 let (host, units) = machine.into_parts();
-                for unit in units.into_iter().flatten() {
+                for unit in units.chain(shielded.into_inner()) {
                     unit.release(&host.platform);
                 }
                 Ok(host.platform)
             }
             Err(machine) => {
-                let core = Core { machine, topology, identity, up, one_to_one, rest };
+                let core = Core { machine, topology, identity, up, shielded, one_to_one, deferred, rest };
                 Err((Vtd(place.fill(core)), ErrorKind::Busy.into()))
             }
         }
@@ -267,6 +334,7 @@ impl<P: Platform> Vtd<P> {
     /// All that can fail of `hand_back`.
     fn quiesce(&self) -> Result<(), Error> {
         let core = &*self.0;
+        core.forget_dropped();
         let inner = usize::from(core.one_to_one.lock(core.platform()).is_some());
         let kept = match core.up.get() {
             Some(r) => {
@@ -282,7 +350,8 @@ impl<P: Platform> Vtd<P> {
         }
         let stand_in = core.one_to_one.lock(core.platform()).take();
         drop(stand_in);
-        for unit in core.units() {
+        self.drop_shield()?;
+        for unit in core.units().iter() {
             unit.stop(core.host())?;
         }
         Ok(())
@@ -312,7 +381,7 @@ impl<P: Platform> Vtd<P> {
     pub fn unit_of(&self, d: DeviceId) -> Result<UnitId, Error> {
         let registry = self.0.registry()?;
         let (g, m) = registry.find(d).ok_or(ErrorKind::Unknown.of(d))?;
-        let unit = registry.members(g).get(m).and_then(|m| self.0.units().get(m.unit?));
+        let unit = registry.members(g).get(m).and_then(|m| self.0.units().get(m.unit()?));
         unit.map(|u| u.id).ok_or(ErrorKind::Unsupported(Need::Unit).of(d))
     }
 
@@ -327,7 +396,8 @@ impl<P: Platform> Vtd<P> {
     }
 
     /// The bottom half: delivers what devices reported, in at most `budget` calls of handlers, and says when to call
-    /// again. Not for interrupt context; no lock is held while a handler runs.
+    /// again; flushes what deferred domains have gathered for too long, and waits for that. Not for interrupt context; no lock
+    /// is held while a handler runs.
     pub fn service(&self, budget: usize) -> Service {
         let core = &*self.0;
         let Some(registry) = core.up.get() else { return Service::Idle };
@@ -341,7 +411,7 @@ impl<P: Platform> Vtd<P> {
         for i in 0..units.len() {
             // Each call begins with another unit: one whose faults use up every budget does not silence the others.
             let turn = (round % units.len() as u64) as usize;
-            let Some(unit) = units.get((turn + i) % units.len()) else { break };
+            let Some(unit) = units.get((turn + i) % units.len()).filter(|u| !u.removed()) else { continue };
             // An error of the queue belongs to whoever waits; here it is only kept from blocking fault interrupts.
             let _ = unit.tend_queue(core.host());
             unit.faults().collect(core.host(), unit);
@@ -365,9 +435,11 @@ impl<P: Platform> Vtd<P> {
                 }
             }
         }
-        match self.deliver_lost(registry, left) {
-            Service::Idle if pending => Service::Again,
-            outcome => outcome,
+        let next = core.flush_deferred();
+        match (self.deliver_lost(registry, left), next) {
+            (Service::Idle, _) if pending => Service::Again,
+            (Service::Idle, Some(at)) => Service::At(at),
+            (outcome, _) => outcome,
         }
     }
 
@@ -385,7 +457,7 @@ impl<P: Platform> Vtd<P> {
         let place = registry.find(id);
         let member = place.and_then(|(g, m)| registry.members(g).get(m));
         let device = member.map(|m| m.device);
-        let own = member.and_then(|m| core.units().get(m.unit?)).is_some_and(|u| u.id == unit.id);
+        let own = member.and_then(|m| core.units().get(m.unit()?)).is_some_and(|u| u.id == unit.id);
         let share = core.host().config.faults_per_service;
         let mut handler = None;
         if let Some((g, m)) = place {
@@ -463,7 +535,7 @@ impl<P: Platform> Vtd<P> {
 
     /// All groups.
     pub fn groups(&self) -> Result<impl Iterator<Item = GroupId> + '_, Error> {
-        Ok(self.0.registry()?.groups.iter())
+        Ok(self.0.registry()?.groups())
     }
 
     /// The devices of a group.
@@ -474,12 +546,12 @@ impl<P: Platform> Vtd<P> {
 
     /// Why two devices are in one group, link by link; `None` where they are not.
     pub fn why_together(&self, a: DeviceId, b: DeviceId) -> Result<Option<Why<'_>>, Error> {
-        Ok(self.0.registry()?.groups.why(a, b))
+        Ok(self.0.registry()?.why(a, b))
     }
 
-    /// The PCI functions and ACPI devices of the machine as `bring_up` found them.
+    /// The PCI functions and ACPI devices of the machine as `bring_up` found them; not those that came with a unit later.
     pub fn devices(&self) -> Result<&Tree, Error> {
-        Ok(&self.0.registry()?.tree)
+        self.0.registry()?.tree().ok_or(ErrorKind::State(State::NotUp).into())
     }
 
     /// Claims a group for one owner, and blocks it until it is attached. What cannot be told apart is claimed together.
@@ -493,9 +565,27 @@ impl<P: Platform> Vtd<P> {
 
     /// An empty address space that meets `spec`. Its devices' units must offer at least that.
     pub fn domain<M: FlushMode>(&self, spec: &DomainSpec) -> Result<Domain<P, M>, Error> {
-        Ok(Domain::new(&self.0.machine, spec, self.0.hpa_width())?)
+        let domain = Domain::new(&self.0.machine, spec, self.0.hpa_width())?;
+        if M::DEFERRED {
+            self.0.look_after(&domain.space)?;
+        }
+        Ok(domain)
+    }
+
+    /// A CPU's tables, checked for what the units of its devices offer (`Group::table_offers`), for groups to be attached to. They
+    /// are the owner's: they must stay, and keep to their form, until no group is attached to them.
+    ///
+    /// Errors: `Invalid(Address)` where they were checked for more address bits than this machine has; `OutOfMemory`.
+    pub fn address_space(&self, tables: CheckedTables) -> Result<AddressSpace<P>, Error> {
+        if tables.output() > self.0.hpa_width() {
+            return Err(ErrorKind::Invalid(Field::Address).into());
+        }
+        Ok(AddressSpace::new(&self.0.machine, tables)?)
     }
 }
 
+mod hot_plug;
+mod power;
+pub(crate) mod shield;
 #[cfg(test)]
 mod tests;

@@ -1,22 +1,28 @@
 //! Groups in their owner's hands: attached, replaced, detached, given back.
 //!
-//! The order of an attachment (VT-d 6.2.2, 6.8): everything that can fail first (widths, domain ids, context tables,
-//! firmware's regions), then the entries of every requester id, then one batch of invalidations a unit, then the old
-//! domain lets go. A batch that does not complete leaves the group blocked, and what hardware may still use owned.
+//! The order of an attachment (VT-d 6.2.2, 6.2.3, 6.8): everything that can fail first (widths, domain ids, tags, context and
+//! PASID tables, firmware's regions), then the entries of every requester id, then one batch of invalidations a unit (every
+//! unit's tail before the first wait), then entries that could not take another's place at once, then the old domain lets go.
+//! A batch that does not complete leaves the group, or the PASID, blocked, and what hardware may still use owned.
 
 use super::common::Core;
 use super::entries::{self, Aim};
 use super::events::Events;
 use super::group::GroupId;
 use super::registry::{Attached, Member, Owner};
-use crate::host::address::{DeviceId, INTERRUPT_RANGE, Range, SourceId};
-use crate::host::error::{Error, ErrorKind, Field, Need, State};
+use crate::host::address::{DeviceId, INTERRUPT_RANGE, Pasid, Range, SourceId};
+use crate::host::error::{Error, ErrorKind, Field, Need};
+use crate::host::grow;
 use crate::host::mem::Shared;
 use crate::host::platform::Platform;
+use crate::space::address_space::AddressSpace;
 use crate::space::domain::{Deferred, Domain, Strict};
+use crate::space::foreign::{Offers, Refused, TableForm};
 use crate::space::spec::DomainSpec;
-use crate::unit::Unit;
+use crate::space::state::User;
+use crate::unit::flights::Flights;
 use crate::unit::invalidate::Batch;
+use crate::unit::pasid::RID_PASID;
 use alloc::sync::Arc;
 use core::fmt;
 
@@ -32,6 +38,8 @@ pub enum Target<'a, P: Platform> {
     Domain(&'a Domain<P, Strict>),
     /// A domain that flushes at `sync`.
     Deferred(&'a Domain<P, Deferred>),
+    /// A CPU's own tables.
+    Shared(&'a AddressSpace<P>),
 }
 
 /// How a change of attachment looked to the device.
@@ -51,6 +59,15 @@ pub struct Group<P: Platform> {
     place: usize,
     owner: Owner,
     live: bool,
+}
+
+/// Which requests of a group a change is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// Those without PASID, of every requester id of every member.
+    Plain,
+    /// Those of one member with this PASID.
+    Pasid { member: usize, pasid: Pasid },
 }
 
 /// The right to change a group's attachment, taken from everyone else for as long as it lives.
@@ -74,15 +91,18 @@ impl<P: Platform> Group<P> {
         let registry = core.registry()?;
         let place = registry.place(id)?;
         // Also after a `bring_up` or `hand_back` that failed half-way: where translation is off nothing can be promised.
-        if !core.units().iter().all(Unit::translates) {
-            return Err(ErrorKind::State(State::NotUp).into());
+        if let Some(unit) = core.units().iter().find(|u| !u.translates() && !u.removed()) {
+            return Err(ErrorKind::State(unit.idle()).into());
         }
         for m in registry.members(place) {
-            let Some(unit) = m.unit.and_then(|i| core.units().get(i)) else {
+            let Some(unit) = m.unit().and_then(|i| core.units().get(i)) else {
                 return Err(ErrorKind::Unsupported(Need::Unit).of(m.device));
             };
+            if unit.removed() {
+                return Err(ErrorKind::UnitGone.on(unit.id).of(m.device));
+            }
             if unit.stopped() {
-                return Err(ErrorKind::State(State::NotUp).on(unit.id).of(m.device));
+                return Err(ErrorKind::State(unit.idle()).on(unit.id).of(m.device));
             }
             if owner != Owner::HOST && m.reserved.iter().any(|(_, relaxable)| !relaxable) {
                 return Err(ErrorKind::Invalid(Field::ReservedRegion).of(m.device));
@@ -99,14 +119,26 @@ impl<P: Platform> Group<P> {
         let group = Group { core: core.clone(), id, place, owner, live: true };
         group.attach(Target::Blocked)?;
         group.listen_from_now()?;
+        group.set_pasids(true)?;
         Ok(group)
+    }
+
+    /// Lets devices send requests with PASID, where they and their units can, or not any more. Every PASID is blocked now.
+    fn set_pasids(&self, on: bool) -> Result<(), Error> {
+        for m in self.members() {
+            let able = m.unit().and_then(|i| self.core.units().get(i)).is_some_and(|u| m.requester(u).pasid_bits != 0);
+            if let Some(capability) = m.pasid.filter(|_| able) {
+                capability.switch(self.core.platform(), m.device, on)?;
+            }
+        }
+        Ok(())
     }
 
     /// What the devices did before is not this owner's to hear.
     fn listen_from_now(&self) -> Result<(), Error> {
         let (registry, host) = (self.core.registry()?, self.core.host());
         for (m, member) in self.members().iter().enumerate() {
-            let Some(unit) = member.unit.and_then(|i| self.core.units().get(i)) else { continue };
+            let Some(unit) = member.unit().and_then(|i| self.core.units().get(i)) else { continue };
             unit.faults().collect(host, unit);
             let since = unit.faults().place(host);
             let mut states = registry.states.lock(&host.platform);
@@ -159,29 +191,145 @@ impl<P: Platform> Group<P> {
     /// The domain that all units of the group can take and that offers the most.
     pub fn best_spec(&self) -> DomainSpec {
         let units = self.core.units();
-        let members = self.members().iter().filter_map(|m| units.get(m.unit?));
+        let members = self.members().iter().filter_map(|m| units.get(m.unit()?));
         DomainSpec::best_of(members).unwrap_or_default()
     }
 
-    /// Every requester id of every member with the unit that serves it.
-    fn sources(&self) -> impl Iterator<Item = (usize, &Unit<P>, SourceId)> + '_ {
+    /// What all units of the group offer to tables of a CPU, for [`CheckedTables::check`](crate::CheckedTables::check).
+    pub fn table_offers(&self, form: TableForm) -> Result<Offers, Refused> {
         let units = self.core.units();
-        self.members()
-            .iter()
-            .filter_map(move |m| m.unit.and_then(|i| units.get(i).map(|u| (i, u, m))))
-            .flat_map(|(i, u, m)| m.sources.iter().map(move |s| (i, u, *s)))
+        let members = self.members().iter().filter_map(|m| units.get(m.unit()?));
+        let mut all = None;
+        for unit in members {
+            let offers = Offers::of(unit, form, self.core.hpa_width())?;
+            all = Some(all.map_or(offers, |others| offers.and(others).unwrap_or(offers)));
+        }
+        all.ok_or(Refused::Stage(form))
     }
 
-    /// Has every request of every member go through `to`, under each id that it may carry, or changes nothing and says
-    /// why. After a timeout the group is blocked.
+    /// Whose entries a change is about: each requester id with the unit that serves it.
+    fn users(&self, scope: Scope) -> impl Iterator<Item = User<'_, P>> + '_ {
+        let units = self.core.units();
+        let served = move |(n, m)| units.get(Member::unit(m)?).map(|unit| (n, m, unit));
+        self.members().iter().enumerate().filter_map(served).flat_map(move |(n, m, unit)| {
+            let pasid = match scope {
+                Scope::Plain => Some(RID_PASID),
+                Scope::Pasid { member, pasid } => Some(pasid.get()).filter(|_| member == n),
+            };
+            let index = Member::unit(m).unwrap_or_default();
+            m.sources.iter().filter_map(move |source| {
+                // An alias carries no PASID and has no cache.
+                let own = *source == m.device.source;
+                let pasid = pasid.filter(|_| own || scope == Scope::Plain)?;
+                let device = m.cache.throttle().filter(|_| own);
+                Some(User { index, unit, source: source.0, pasid, device })
+            })
+        })
+    }
+
+    /// Has every request without PASID of every member go through `to`, under each id that it may carry, or changes nothing
+    /// and says why. After a timeout the group is blocked.
     ///
     /// Waits for invalidations, with a deadline. Not for interrupt context.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn core::error::Error>> {
+    /// # use vtd::{Access, Change, Iova, PAGE, Strict, Target};
+    /// # let (host, vtd, group) = emulated::ready();
+    /// let (one, two) = (vtd.domain::<Strict>(&group.best_spec())?, vtd.domain::<Strict>(&group.best_spec())?);
+    /// let (at, first, second) = (Iova::at(0x4000_0000), host.memory(1), host.memory(1));
+    /// one.map(at, first, PAGE, Access::READ | Access::WRITE)?;
+    /// two.map(at, second, PAGE, Access::READ | Access::WRITE)?;
+    ///
+    /// group.attach(Target::Domain(&one))?;
+    /// host.write(None, 0x4000_0000, 1)?;
+    /// // Second-stage tables take each other's place: every request meets the one or the other.
+    /// assert_eq!(group.attach(Target::Domain(&two))?, Change::Seamless);
+    /// host.write(None, 0x4000_0000, 2)?;
+    /// assert_eq!((host.word(first.get()), host.word(second.get())), (Some(1), Some(2)));
+    ///
+    /// group.attach(Target::Identity)?;
+    /// host.write(None, first.get() + 8, 3)?;
+    /// group.attach(Target::Blocked)?;
+    /// assert!(host.write(None, first.get() + 8, 4).is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn attach(&self, to: Target<'_, P>) -> Result<Change, Error> {
+        self.change_to(Scope::Plain, to)
+    }
+
+    /// Has the requests of device `d` with PASID `p` go through `to`, beside those without PASID and with others, or changes
+    /// nothing and says why. After a timeout the PASID is blocked. `Target::Blocked` ends it, as `detach_pasid` does.
+    ///
+    /// Errors: `Unsupported(Pasid)` where the unit takes no PASIDs (scalable mode and ECAP.PASID); `Unsupported(DevicePasid)`
+    /// where the device sends none, or something on its way or in its group may turn them round; `Invalid(Pasid)` for a PASID
+    /// wider than both take; those of `attach`.
+    ///
+    /// Waits for invalidations, with a deadline. Not for interrupt context.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn core::error::Error>> {
+    /// # use vtd::{Access, Iova, PAGE, Pasid, Stage, Strict, Target};
+    /// # use emulated::CARD;
+    /// # let (host, vtd, group) = emulated::ready();
+    /// let mut spec = group.best_spec();
+    /// let plain = vtd.domain::<Strict>(&spec)?;
+    /// (spec.stage, spec.levels, spec.width) = (Stage::First, 4, 47);
+    /// let process = vtd.domain::<Strict>(&spec)?;
+    /// let (at, first, second) = (Iova::at(0x4000_0000), host.memory(1), host.memory(1));
+    /// plain.map(at, first, PAGE, Access::READ | Access::WRITE)?;
+    /// process.map(at, second, PAGE, Access::READ | Access::WRITE)?;
+    ///
+    /// // Beside each other: requests without PASID by second-stage tables, those with PASID 7 by first-stage tables.
+    /// let seven = Pasid::new(7).unwrap();
+    /// group.attach(Target::Domain(&plain))?;
+    /// group.attach_pasid(CARD, seven, Target::Domain(&process))?;
+    /// host.write(None, 0x4000_0000, 1)?;
+    /// host.write(Some(seven), 0x4000_0000, 2)?;
+    /// assert_eq!((host.word(first.get()), host.word(second.get())), (Some(1), Some(2)));
+    ///
+    /// group.detach_pasid(CARD, seven)?;
+    /// assert!(host.write(Some(seven), 0x4000_0000, 3).is_err());
+    /// host.write(None, 0x4000_0000, 4)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn attach_pasid(&self, d: DeviceId, p: Pasid, to: Target<'_, P>) -> Result<Change, Error> {
+        let with = |e: Error| Error { pasid: Some(p), ..e.of(d) };
+        let scope = self.pasid_scope(d, p).map_err(with)?;
+        self.change_to(scope, to).map_err(with)
+    }
+
+    /// Blocks the requests of device `d` with PASID `p` again; nothing where they are blocked.
+    pub fn detach_pasid(&self, d: DeviceId, p: Pasid) -> Result<(), Error> {
+        self.attach_pasid(d, p, Target::Blocked).map(drop)
+    }
+
+    fn pasid_scope(&self, d: DeviceId, pasid: Pasid) -> Result<Scope, Error> {
+        let find = |m: &Member| m.device == d;
+        let member = self.members().iter().position(find).ok_or(Error::from(ErrorKind::Invalid(Field::Device)))?;
+        let m = self.members().get(member).ok_or(Error::from(ErrorKind::Unknown))?;
+        let unit = m.unit().and_then(|i| self.core.units().get(i)).ok_or(ErrorKind::Unsupported(Need::Unit))?;
+        let alone = self.members().iter().filter(|m| m.pasid.is_some()).count() == 1;
+        if !(unit.scalable() && unit.caps.ecap.pasid()) {
+            Err(ErrorKind::Unsupported(Need::Pasid).on(unit.id))
+        } else if m.pasid.is_none() || !alone || m.sources.len() != 1 {
+            Err(ErrorKind::Unsupported(Need::DevicePasid).into())
+        } else if pasid.get() >> m.requester(unit).pasid_bits != 0 {
+            Err(ErrorKind::Invalid(Field::Pasid).into())
+        } else {
+            Ok(Scope::Pasid { member, pasid })
+        }
+    }
+
+    fn change_to(&self, scope: Scope, to: Target<'_, P>) -> Result<Change, Error> {
         let new = match to {
             Target::Blocked => Attached::Blocked,
             Target::Identity => Attached::Identity,
             Target::Domain(d) => Attached::Space(d.space.clone()),
             Target::Deferred(d) => Attached::Space(d.space.clone()),
+            Target::Shared(a) => Attached::Space(a.space.clone()),
         };
         // Its flushes would go to another machine's units.
         if let Attached::Space(space) = &new
@@ -189,25 +337,25 @@ impl<P: Platform> Group<P> {
         {
             return Err(ErrorKind::Invalid(Field::Domain).into());
         }
-        let (_changing, old, unproved) = self.change()?;
+        let (_changing, old, unproved) = self.change(scope)?;
         let new = match new {
-            Attached::Identity if self.needs_identity_tables() => Attached::Space(self.core.identity_space()?),
+            Attached::Identity if self.needs_identity_tables(scope) => Attached::Space(self.core.identity_space()?),
             new => new,
         };
-        self.enter(&new)?;
-        match self.switch(&new, unproved) {
+        self.enter(scope, &new)?;
+        match self.switch(scope, &new, unproved) {
             Ok(change) => {
-                self.set(new, false);
-                self.leave(&old);
+                self.set(scope, new, false);
+                self.leave(scope, &old);
                 Ok(change)
             }
             Err(e) => {
                 // Fail closed. What either domain's entries may have left in caches keeps its ids and tables.
-                let proved = self.switch(&Attached::Blocked, true).is_ok();
-                self.set(Attached::Blocked, !proved);
+                let proved = self.switch(scope, &Attached::Blocked, true).is_ok();
+                self.set(scope, Attached::Blocked, !proved);
                 if proved {
-                    self.leave(&old);
-                    self.leave(&new);
+                    self.leave(scope, &old);
+                    self.leave(scope, &new);
                 } else {
                     core::mem::forget((old, new));
                 }
@@ -216,56 +364,91 @@ impl<P: Platform> Group<P> {
         }
     }
 
-    fn change(&self) -> Result<(Changing<'_, P>, Attached<P>, bool), Error> {
+    /// Takes the right to change, and says what is attached and whether caches may hold what nobody knows of.
+    fn change(&self, scope: Scope) -> Result<(Changing<'_, P>, Attached<P>, bool), Error> {
         let mut states = self.core.registry()?.states.lock(self.core.platform());
         let s = states.get_mut(self.place).ok_or(Error::from(ErrorKind::Unknown))?;
-        if core::mem::replace(&mut s.busy, true) {
+        if s.busy {
             return Err(ErrorKind::Busy.into());
         }
-        Ok((Changing { group: self }, s.attached.clone(), s.unproved))
+        let old = match scope {
+            Scope::Plain => s.attached.clone(),
+            Scope::Pasid { member, pasid } => {
+                // Room to remember it, so that `set` cannot fail.
+                s.pasids.try_reserve(1).map_err(|_| ErrorKind::OutOfMemory)?;
+                s.target(member, Some(pasid)).clone()
+            }
+        };
+        s.busy = true;
+        Ok((Changing { group: self }, old, s.unproved))
     }
 
-    fn set(&self, to: Attached<P>, unproved: bool) {
+    fn set(&self, scope: Scope, to: Attached<P>, unproved: bool) {
         let Ok(registry) = self.core.registry() else { return };
         let was = {
             let mut states = registry.states.lock(self.core.platform());
             states.get_mut(self.place).map(|s| {
                 s.unproved = unproved;
-                core::mem::replace(&mut s.attached, to)
+                match scope {
+                    Scope::Plain => Some(core::mem::replace(&mut s.attached, to)),
+                    Scope::Pasid { member, pasid } => {
+                        let place = s.pasids.iter().position(|(m, p, _)| (*m, *p) == (member, pasid));
+                        match (place.and_then(|i| s.pasids.get_mut(i)), place) {
+                            (Some(known), Some(i)) if matches!(to, Attached::Blocked) => {
+                                let was = core::mem::replace(&mut known.2, to);
+                                s.pasids.swap_remove(i);
+                                Some(was)
+                            }
+                            (Some(known), _) => Some(core::mem::replace(&mut known.2, to)),
+                            (None, _) if matches!(to, Attached::Blocked) => None,
+                            (None, _) => {
+                                let _ = grow::push(&mut s.pasids, (member, pasid, to));
+                                None
+                            }
+                        }
+                    }
+                }
             })
         };
         // The last handle of a domain frees its tables: outside the lock.
         drop(was);
     }
 
-    fn needs_identity_tables(&self) -> bool {
-        self.sources().any(|(_, u, _)| !u.caps.ecap.pt())
+    fn needs_identity_tables(&self, scope: Scope) -> bool {
+        self.users(scope).any(|u| !u.unit.caps.ecap.pt())
+    }
+
+    /// Firmware's regions that an attachment maps: they are for requests without PASID.
+    fn mapped_regions(&self, scope: Scope) -> impl Iterator<Item = Range> + '_ {
+        self.firmware().filter(move |_| scope == Scope::Plain)
     }
 
     /// All that can fail of an attachment to `to`; an error leaves nothing behind.
-    fn enter(&self, to: &Attached<P>) -> Result<(), Error> {
+    fn enter(&self, scope: Scope, to: &Attached<P>) -> Result<(), Error> {
         let host = self.core.host();
         // An absent entry needs no table, and no unit that translates.
         if matches!(to, Attached::Blocked) {
             return Ok(());
         }
-        for (_, unit, source) in self.sources() {
-            if unit.stopped() {
-                return Err(ErrorKind::State(State::NotUp).on(unit.id));
+        for user in self.users(scope) {
+            if user.unit.stopped() {
+                return Err(ErrorKind::State(user.unit.idle()).on(user.unit.id));
             }
-            entries::prepare(host, unit, source).map_err(|e| e.on(unit.id))?;
+            let member = self.members().iter().find(|m| m.sources.iter().any(|s| s.0 == user.source));
+            let of = member.map(|m| m.requester(user.unit)).unwrap_or_default();
+            entries::prepare(host, &user, of).map_err(|e| e.on(user.unit.id))?;
         }
         let Attached::Space(space) = to else { return Ok(()) };
-        for (done, (i, unit, _)) in self.sources().enumerate() {
-            if let Err(e) = space.enter(i, unit) {
-                self.sources().take(done).for_each(|(i, unit, _)| space.leave(i, unit));
+        for (done, user) in self.users(scope).enumerate() {
+            if let Err(e) = space.enter(&user) {
+                self.users(scope).take(done).for_each(|user| space.leave(&user));
                 return Err(e);
             }
         }
-        for (done, r) in self.firmware().enumerate() {
+        for (done, r) in self.mapped_regions(scope).enumerate() {
             if let Err(e) = space.enter_firmware(r) {
-                self.firmware().take(done).for_each(|r| space.leave_firmware(r));
-                self.sources().for_each(|(i, unit, _)| space.leave(i, unit));
+                self.mapped_regions(scope).take(done).for_each(|r| space.leave_firmware(r));
+                self.users(scope).for_each(|user| space.leave(&user));
                 return Err(e.into());
             }
         }
@@ -273,75 +456,101 @@ impl<P: Platform> Group<P> {
     }
 
     /// Undoes `enter` for what no entry names any more.
-    fn leave(&self, from: &Attached<P>) {
+    fn leave(&self, scope: Scope, from: &Attached<P>) {
+        if let Attached::Adopted = from {
+            self.users(scope).for_each(|user| user.unit.lose_foreign(self.core.platform(), SourceId(user.source)));
+        }
         let Attached::Space(space) = from else { return };
-        self.sources().for_each(|(i, unit, _)| space.leave(i, unit));
-        self.firmware().for_each(|r| space.leave_firmware(r));
+        self.users(scope).for_each(|user| space.leave(&user));
+        self.mapped_regions(scope).for_each(|r| space.leave_firmware(r));
     }
 
-    /// Writes the entries of all requester ids and flushes what that demands: one batch a unit. `unproved`: caches may hold
-    /// entries that stood there before the present ones, under ids that nobody knows any more.
+    /// Writes the entries of all users and flushes what that demands. `unproved`: caches may hold entries that stood there
+    /// before the present ones, under ids that nobody knows any more.
     ///
     /// An error ends it; but blocking goes on, so that no entry stays because a flush of another failed.
-    fn switch(&self, to: &Attached<P>, unproved: bool) -> Result<Change, Error> {
-        let mut seamless = true;
-        let mut failed = None;
-        for (index, unit) in self.core.units().iter().enumerate() {
-            let Err(e) = self.switch_on(index, unit, to, unproved, &mut seamless) else { continue };
+    fn switch(&self, scope: Scope, to: &Attached<P>, unproved: bool) -> Result<Change, Error> {
+        let mut gap = false;
+        let again = self.round(scope, to, unproved, &mut gap)?;
+        // Where an entry had to be cleared first it is absent now, and the new one may come.
+        if again && self.round(scope, to, false, &mut gap)? {
+            return Err(ErrorKind::Busy.into());
+        }
+        Ok(if gap { Change::WithGap } else { Change::Seamless })
+    }
+
+    /// One round over all entries: every unit's batch is handed over before the first is awaited. Says whether some entry was
+    /// only cleared.
+    fn round(&self, scope: Scope, to: &Attached<P>, unproved: bool, gap: &mut bool) -> Result<bool, Error> {
+        let machine = &self.core.machine;
+        let (mut again, mut failed, mut flights) = (false, None, Flights::new());
+        for index in 0..machine.units().len() {
+            let outcome = self.write_on(index, (scope, to, unproved), &mut flights, gap);
+            match outcome {
+                Ok(cleared) => again |= cleared,
+                Err(e) => {
+                    failed = failed.or(Some(e));
+                    if !matches!(to, Attached::Blocked) {
+                        break;
+                    }
+                }
+            }
+        }
+        // Each time on to the next that is left.
+        while let Err(e) = flights.wait(machine) {
             failed = failed.or(Some(e));
             if !matches!(to, Attached::Blocked) {
                 break;
             }
         }
-        match failed {
-            Some(e) => Err(e),
-            None if seamless => Ok(Change::Seamless),
-            None => Ok(Change::WithGap),
-        }
+        flights.abandon(machine);
+        failed.map_or(Ok(again), Err)
     }
 
-    fn switch_on(
+    /// Writes the entries on one unit, and hands their flush to it.
+    fn write_on(
         &self,
         index: usize,
-        unit: &Unit<P>,
-        to: &Attached<P>,
-        unproved: bool,
-        seamless: &mut bool,
-    ) -> Result<(), Error> {
-        let host = self.core.host();
+        (scope, to, unproved): (Scope, &Attached<P>, bool),
+        flights: &mut Flights,
+        gap: &mut bool,
+    ) -> Result<bool, Error> {
+        let (host, machine) = (self.core.host(), &self.core.machine);
+        let Some(unit) = machine.units().get(index) else { return Ok(false) };
         let mut batch = Batch::new();
-        let (mut written, mut outcome) = (false, Ok(()));
-        for (_, _, source) in self.sources().filter(|(i, ..)| *i == index) {
-            let due = entries::write(host, unit, source, self.aim(to, index)?).map_err(|e| e.on(unit.id))?;
-            *seamless &= due.seamless();
+        let (mut written, mut again) = (false, false);
+        for user in self.users(scope).filter(|u| u.index == index) {
+            let due = entries::write(host, user, self.aim(to, index)?).map_err(|e| e.on(unit.id))?;
+            *gap |= !due.seamless();
+            again |= due.again;
             if unproved && !written {
                 unit.add_everything(&mut batch);
             }
             written = true;
-            if !due.add_to(unit, &mut batch) {
-                outcome = outcome.and(unit.invalidate(host, &batch));
+            let own = if unproved { user.facts(0).device_tlb() } else { None };
+            let add = |batch: &mut Batch| due.add_to(batch) && own.is_none_or(|r| batch.push(r));
+            if !add(&mut batch) {
+                flights.launch(machine, index, &batch)?;
                 batch = Batch::new();
-                due.add_to(unit, &mut batch);
+                add(&mut batch);
             }
         }
-        outcome?;
         if !batch.is_empty() {
-            unit.invalidate(host, &batch)
+            flights.launch(machine, index, &batch)?;
         } else if written {
-            unit.flush_write_buffer(host)
-        } else {
-            Ok(())
+            unit.flush_write_buffer(host)?;
         }
+        Ok(again)
     }
 
     fn aim(&self, to: &Attached<P>, index: usize) -> Result<Aim, Error> {
         Ok(match to {
             Attached::Blocked => Aim::Blocked,
             Attached::Identity => Aim::PassThrough,
+            Attached::Adopted => return Err(ErrorKind::Unknown.into()),
             Attached::Space(space) => {
-                let (root, width) = space.root();
                 let did = space.did(index).ok_or(Error::from(ErrorKind::Unknown))?;
-                Aim::SecondStage { root, width, did }
+                Aim::Tables { root: space.root(), did, snoop: space.spec().force_snoop }
             }
         })
     }
@@ -373,7 +582,11 @@ impl<P: Platform> Group<P> {
     }
 
     fn end(&self) -> Result<(), Error> {
+        while let Some(scope) = self.some_pasid()? {
+            self.change_to(scope, Target::Blocked)?;
+        }
         self.attach(Target::Blocked)?;
+        self.set_pasids(false)?;
         let registry = self.core.registry()?;
         for m in 0..self.members().len() {
             // With what it missed: that is not for the next owner.
@@ -388,6 +601,15 @@ impl<P: Platform> Group<P> {
             s.owner = None;
         }
         Ok(())
+    }
+}
+
+impl<P: Platform> Group<P> {
+    /// A PASID that is attached to something.
+    fn some_pasid(&self) -> Result<Option<Scope>, Error> {
+        let states = self.core.registry()?.states.lock(self.core.platform());
+        let pasids = states.get(self.place).and_then(|s| s.pasids.first());
+        Ok(pasids.map(|(member, pasid, _)| Scope::Pasid { member: *member, pasid: *pasid }))
     }
 }
 

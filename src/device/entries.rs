@@ -1,130 +1,136 @@
-//! The one writer of context and PASID entries (VT-d 3.4.3, 9.3 to 9.6), and what each change of one must flush (6.2.2.1,
-//! 6.2.3.1, 6.5.3.3, 6.8).
+//! The one writer of context and PASID entries (VT-d 3.4.3, 9.3 to 9.6). What a change of one must flush is in the rows of
+//! `unit::rules` (6.2.2.1, 6.2.3.1, Table 28); which row applies is said here.
 //!
-//! A device is blocked by an absent entry: the context entry in legacy mode, the PASID entry of requests without PASID in
-//! scalable mode. Second-stage and pass-through entries of either mode differ in 128 bits alone, so that one of them takes
-//! the other's place in one store; an absent one becomes present by its last store.
+//! A device is blocked by an absent entry: the context entry in legacy mode, the PASID entry in scalable mode. A present entry
+//! takes another's place in one store where they differ in 16 bytes alone, which entries of second-stage tables and
+//! pass-through do. A first-stage entry has its table in the third word: for it the old entry is cleared, flushed, and the new
+//! one is written after that, presence last.
 
-use crate::host::address::{Hpa, SourceId};
+use crate::host::address::SourceId;
 use crate::host::error::{ErrorKind, Need};
 use crate::host::platform::Platform;
 use crate::hw::capabilities::AddressWidth;
-use crate::hw::pasid_tables::{PasidEntry, PasidTranslation, SecondStage};
-use crate::hw::registers::TableMode;
-use crate::hw::tables::ContextEntry;
-use crate::unit::ids::PASS_THROUGH;
-use crate::unit::invalidate::{Batch, Request};
-use crate::unit::pasid::RID_PASID;
+use crate::hw::pasid_tables::{FirstStage, PasidEntry, PasidTranslation, SecondStage};
+use crate::hw::tables::{ContextEntry, Translation};
+use crate::space::state::{Root, User};
+use crate::unit::Host;
+use crate::unit::invalidate::Batch;
+use crate::unit::pasid::{Requester, seamless};
 use crate::unit::root::Entry;
-use crate::unit::{Host, Unit};
+use crate::unit::rules::{self, Change};
 
-/// Where the requests of a requester id are to go.
+/// Where requests are to go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Aim {
     /// Nowhere.
     Blocked,
     /// To the addresses that they carry.
     PassThrough,
-    /// Through second-stage tables, known to the unit by a domain id.
-    SecondStage { root: Hpa, width: AddressWidth, did: u16 },
+    /// Through tables, known to the unit by a domain id, snooped whatever the device says if `snoop`.
+    Tables { root: Root, did: u16, snoop: bool },
 }
 
 /// The entry that says so, of the unit's mode.
-fn entry<P: Platform>(unit: &Unit<P>, aim: Aim) -> Result<Entry, ErrorKind> {
-    if unit.mode != TableMode::Scalable {
+fn entry<P: Platform>(h: &Host<P>, user: &User<'_, P>, aim: Aim) -> Result<Entry, ErrorKind> {
+    let unit = user.unit;
+    if !unit.scalable() {
         return Ok(Entry::Context(match aim {
             Aim::Blocked => ContextEntry::ABSENT,
             Aim::PassThrough => {
                 let widest = unit.caps.cap.widest().ok_or(ErrorKind::Unsupported(Need::SecondStage))?;
-                ContextEntry::pass_through(widest, PASS_THROUGH)
+                ContextEntry::pass_through(widest, unit.pass_through)
             }
-            Aim::SecondStage { root, width, did } => ContextEntry::second_stage(root.get(), width, did),
+            // Snooping is forced by the leaves.
+            Aim::Tables { root: Root::Second { table, width, .. }, did, .. } => {
+                let kind = if user.device.is_some() { Translation::WithDeviceTlb } else { Translation::Untranslated };
+                ContextEntry::new(kind, table.get(), width, did)
+            }
+            Aim::Tables { root: Root::First { .. }, .. } => return Err(ErrorKind::Unsupported(Need::FirstStage)),
         }));
     }
-    let e = match aim {
+    let (e, snoop) = match aim {
         Aim::Blocked => return Ok(Entry::Pasid(PasidEntry::ABSENT)),
-        Aim::PassThrough => PasidEntry::pass_through(PASS_THROUGH),
-        Aim::SecondStage { root, width, did } => PasidEntry::second_stage(SecondStage::new(root.get(), width), did),
+        Aim::PassThrough => (PasidEntry::pass_through(unit.pass_through), false),
+        Aim::Tables { root: Root::Second { table, width, dirty }, did, snoop } => {
+            let second = SecondStage { accessed_dirty: dirty, ..SecondStage::new(table.get(), width) };
+            (PasidEntry::second_stage(second, did), snoop)
+        }
+        Aim::Tables { root: Root::First { table, five_levels }, did, snoop } => {
+            let e = PasidEntry::first_stage(FirstStage { five_levels, ..FirstStage::four_levels(table.get()) }, did);
+            let width = if five_levels { AddressWidth::Bits57 } else { AddressWidth::Bits48 };
+            (if h.config.first_stage_width { e.with_width(width) } else { e }, snoop)
+        }
     };
-    Ok(Entry::Pasid(if unit.snoops_walks() { e.with_walk_snoop() } else { e }))
+    let e = if unit.snoops_walks() { e.with_walk_snoop() } else { e };
+    Ok(Entry::Pasid(if snoop { e.with_page_snoop() } else { e }))
 }
 
 /// What a change leaves to be done before it is true for the hardware.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Due {
+pub(crate) struct Due<'u, P: Platform> {
+    user: User<'u, P>,
     old: Entry,
     new: Entry,
-    source: SourceId,
+    /// The entry was cleared to make room for another: once what is due is done, write again.
+    pub(crate) again: bool,
 }
 
-impl Due {
+impl<P: Platform> Due<'_, P> {
     /// Whether a present entry was replaced by a present one.
     pub(crate) fn seamless(&self) -> bool {
         self.old.present() && self.new.present()
     }
 
     /// Adds what must be invalidated. `false`: the batch is full, send it and start another.
-    pub(crate) fn add_to<P: Platform>(&self, unit: &Unit<P>, batch: &mut Batch) -> bool {
-        let due = if self.old.present() {
-            self.gone()
+    pub(crate) fn add_to(&self, batch: &mut Batch) -> bool {
+        let unit = self.user.unit;
+        let (change, did) = if self.old.present() {
+            gone(self.old)
         } else if self.new.present() && unit.caps.cap.cm() {
-            self.come()
+            match self.new {
+                Entry::Context(e) => (Change::ContextAppears, e.did()),
+                Entry::Pasid(e) => (Change::PasidAppears, e.did()),
+            }
         } else {
-            [None; 4]
+            return true;
         };
-        due.into_iter().flatten().all(|r| batch.push(r))
+        self.user.facts(did).add(rules::steps(change, unit.mode), unit.errata, batch)
     }
+}
 
-    /// After a present entry was replaced or cleared: what was made from it.
-    fn gone(&self) -> [Option<Request>; 4] {
-        let SourceId(source) = self.source;
-        match self.old {
-            Entry::Context(old) => {
-                let did = old.did();
-                [Some(Request::ContextDevice { did, source }), Some(Request::IotlbDomain { did }), None, None]
-            }
-            Entry::Pasid(old) => {
-                let (did, pasid) = (old.did(), RID_PASID);
-                let entry = Some(Request::Pasid { did, pasid });
-                if old.translation() == Some(PasidTranslation::PassThrough) {
-                    // The specification asks nothing of contexts here. But QEMU looks there alone for whether a device
-                    // bypasses translation, and would let it go on doing so.
-                    let context = Some(Request::ContextDevice { did: 0, source });
-                    [context, entry, Some(Request::IotlbPasid { did, pasid }), None]
-                } else {
-                    // The whole domain also where a present entry takes its place: the id may go to other tables next.
-                    [entry, Some(Request::IotlbDomain { did }), None, None]
-                }
-            }
-        }
-    }
-
-    /// After an absent entry became present on a unit in caching mode: its absence, which is cached under domain id 0.
-    fn come(&self) -> [Option<Request>; 4] {
-        let SourceId(source) = self.source;
-        let context = Some(Request::ContextDevice { did: 0, source });
-        match self.new {
-            Entry::Context(new) => [context, Some(Request::IotlbDomain { did: new.did() }), None, None],
-            Entry::Pasid(new) => [
-                context,
-                Some(Request::PasidDomain { did: 0 }),
-                Some(Request::IotlbDomain { did: 0 }),
-                Some(Request::IotlbDomain { did: new.did() }),
-            ],
+/// The row for a present entry that ends, and its domain id.
+pub(crate) fn gone(e: Entry) -> (Change, u16) {
+    match e {
+        Entry::Context(e) => (Change::ContextEntry, e.did()),
+        Entry::Pasid(e) => {
+            let change = match e.translation() {
+                Some(PasidTranslation::FirstStage) => Change::FirstStageEntry,
+                Some(PasidTranslation::PassThrough) => Change::PassThroughEntry,
+                _ => Change::SecondStageEntry,
+            };
+            (change, e.did())
         }
     }
 }
 
-/// Makes sure that writing the entry of `source` will not need memory.
-pub(crate) fn prepare<P: Platform>(h: &Host<P>, unit: &Unit<P>, source: SourceId) -> Result<(), ErrorKind> {
-    unit.root.lock(&h.platform).prepare(&h.platform, source)
+/// Makes sure that writing the entry of `user` will not need memory.
+pub(crate) fn prepare<P: Platform>(h: &Host<P>, user: &User<'_, P>, of: Requester) -> Result<(), ErrorKind> {
+    let mut root = user.unit.root.lock(&h.platform);
+    root.prepare(&h.platform, SourceId(user.source), user.pasid, of)
 }
 
-/// Writes the entry of `source`: at once where one was present, presence last where not.
-pub(crate) fn write<P: Platform>(h: &Host<P>, unit: &Unit<P>, source: SourceId, aim: Aim) -> Result<Due, ErrorKind> {
-    let new = entry(unit, aim)?;
-    let mut root = unit.root.lock(&h.platform);
-    let old = root.get(source);
-    root.set(&h.platform, source, new)?;
-    Ok(Due { old, new, source })
+/// Writes the entry of `user`: at once where that can be, else clears the old one first.
+pub(crate) fn write<'u, P: Platform>(h: &Host<P>, user: User<'u, P>, aim: Aim) -> Result<Due<'u, P>, ErrorKind> {
+    let (source, wanted) = (SourceId(user.source), entry(h, &user, aim)?);
+    let mut root = user.unit.root.lock(&h.platform);
+    // The group is `unproved` while it has such entries: everything is flushed.
+    root.forsake(&h.platform, source);
+    let old = root.get(source, user.pasid);
+    let again = match (old, wanted) {
+        (Entry::Pasid(old), Entry::Pasid(new)) => old.present() && new.present() && !seamless(old, new),
+        _ => false,
+    };
+    let new = if again { Entry::Pasid(PasidEntry::ABSENT) } else { wanted };
+    root.set(&h.platform, source, user.pasid, new)?;
+    drop(root);
+    Ok(Due { user, old, new, again })
 }

@@ -55,6 +55,34 @@ impl Acs {
     }
 }
 
+/// The PASID capability of a function (PCI Express 7.8.9).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PasidCapability {
+    /// Where in configuration space it stands.
+    pub(super) at: u16,
+    /// Bits of the PASIDs that the function takes, at most 20.
+    pub width: u8,
+}
+
+impl PasidCapability {
+    /// Enable of the control register.
+    const ENABLE: u32 = 1 << 16;
+
+    /// Has the function send requests with PASID (without execute and privileged requests), or not. Nothing happens where
+    /// the function is gone.
+    pub(crate) fn switch<P: Platform>(&self, p: &P, d: DeviceId, on: bool) -> Result<(), Error> {
+        let failed = |_| ErrorKind::Platform(Step::Configuration).of(d);
+        let at = self.at.saturating_add(4);
+        let was = p.config_read(d, at).map_err(failed)?;
+        let capability = was & 0xffff;
+        let wanted = capability | if on { Self::ENABLE } else { 0 };
+        if was == u32::MAX || was == wanted {
+            return Ok(());
+        }
+        p.config_write(d, at, wanted).map_err(failed)
+    }
+}
+
 /// One function.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Function {
@@ -76,6 +104,8 @@ pub struct Function {
     pub parent: Option<DeviceId>,
     /// Its access control services.
     pub acs: Option<Acs>,
+    /// Its PASID capability.
+    pub pasid: Option<PasidCapability>,
     /// How many of the upper bits of its function number it may use as phantom functions, 0 to 3.
     pub phantom_bits: u8,
     /// Function 0 of its device where that is an ARI device.
@@ -280,6 +310,7 @@ impl Function {
             behind: None,
             parent: None,
             acs: None,
+            pasid: None,
             phantom_bits: 0,
             ari: None,
             forwards_ari: false,
@@ -322,6 +353,11 @@ fn read_function(id: DeviceId, parent: Option<&Function>, read: Read<'_>) -> Opt
             // All ones are a read that failed.
             let acs = Some(word(at.saturating_add(4))).filter(|w| *w != u32::MAX);
             f.acs = acs.map(|w| Acs { at, able: w as u16, on: (w >> 16) as u16 });
+        }
+        if let Some(at) = extended(0x001b, word) {
+            let cap = Some(word(at.saturating_add(4))).filter(|w| *w != u32::MAX);
+            let width = cap.map(|w| (w >> 8 & 31) as u8).filter(|w| (1..=20).contains(w));
+            f.pasid = width.map(|width| PasidCapability { at, width });
         }
         next = extended(0x000e, word).map(|at| (word(at.saturating_add(4)) >> 8) as u8);
     }

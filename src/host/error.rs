@@ -46,6 +46,10 @@ pub enum ErrorKind {
     Unknown,
     /// The unit, or the driver, is not in the state that the call wants.
     State(State),
+    /// The unit says that it is another one than before: its version or capabilities differ.
+    UnitChanged,
+    /// The unit does not read back what was written at this step.
+    Unverified(Step),
 }
 
 /// The class of an error, for callers that answer with errno and the like.
@@ -96,6 +100,9 @@ pub enum Need {
     SnoopControl,
     /// Dirty bits in the second stage.
     DirtyTracking,
+    /// Requests with PASID of this device that nobody turns round on their way: the PASID capability, PCI Express all the
+    /// way, and no other member of its group that can send them.
+    DevicePasid,
     /// A remapping unit that serves the device.
     Unit,
     /// A remapping unit at all.
@@ -124,6 +131,8 @@ pub enum Field {
     Device,
     /// The domain: another driver made it.
     Domain,
+    /// The PASID: wider than the device or its unit takes, or the one that stands for requests without PASID.
+    Pasid,
 }
 
 /// The step whose deadline passed, or that the platform failed at.
@@ -144,7 +153,7 @@ pub enum Step {
     WriteBuffer,
     /// Turning protected memory off.
     ProtectedMemory,
-    /// Turning interrupt remapping off.
+    /// Turning interrupt remapping on or off.
     InterruptRemapping,
     /// Mapping the registers.
     Registers,
@@ -164,6 +173,8 @@ pub enum State {
     AlreadyUp,
     /// The unit was found on, and the caller wanted that refused.
     FoundOn,
+    /// The unit is suspended; `resume` comes first.
+    Suspended,
     /// An earlier flush of this is still owed.
     FlushOwed,
 }
@@ -197,6 +208,7 @@ impl Error {
             ErrorKind::Timeout(_) | ErrorKind::DeviceTimeout => Class::Timeout,
             ErrorKind::UnitGone => Class::Gone,
             ErrorKind::QueueError(_) | ErrorKind::Platform(_) => Class::Hardware,
+            ErrorKind::UnitChanged | ErrorKind::Unverified(_) => Class::Hardware,
         }
     }
 
@@ -240,9 +252,12 @@ impl fmt::Display for ErrorKind {
             ErrorKind::DeviceTimeout => f.write_str("the device did not answer an invalidation in time"),
             ErrorKind::Platform(s) => write!(f, "the platform failed while {s}"),
             ErrorKind::Unknown => f.write_str("there is no such unit, device or group"),
+            ErrorKind::UnitChanged => f.write_str("the unit's version or capabilities are not those that it had"),
+            ErrorKind::Unverified(s) => write!(f, "the unit does not read back what was written while {s}"),
             ErrorKind::State(s) => f.write_str(match s {
                 State::NotUp => "not yet: `bring_up` must have succeeded first",
                 State::AlreadyUp => "`bring_up` was called already",
+                State::Suspended => "suspended: `resume` must have succeeded first",
                 State::FoundOn => "found with translation or interrupt remapping on, which the caller refuses",
                 State::FlushOwed => "an earlier flush is still owed",
             }),
@@ -265,6 +280,9 @@ impl fmt::Display for Need {
             Need::Coherence => "snooped page-table walks (ECAP.C, in scalable mode ECAP.SMPWCS)",
             Need::SnoopControl => "snoop control (ECAP.SC)",
             Need::DirtyTracking => "dirty bits in the second stage (ECAP.SSADS)",
+            Need::DevicePasid => {
+                "a device with the PASID capability whose requests no bridge or other such device of its group can turn round"
+            }
             Need::Unit => "a working remapping unit that serves the device",
             Need::AnyUnit => "a working remapping unit",
         })
@@ -285,6 +303,7 @@ impl fmt::Display for Field {
             }
             Field::Device => "the device is no member of the group",
             Field::Domain => "the domain is not one of this driver's",
+            Field::Pasid => "the PASID, which must be one that the device and its unit take",
         })
     }
 }
@@ -342,7 +361,8 @@ pub enum MapWhy {
     OutOfFrames,
     /// The heap ended.
     OutOfMemory,
-    /// Mapped in the tables, but a unit that caches absent entries did not confirm the flush; unmap to be safe.
+    /// Changed in the tables, but a unit did not confirm the flush: what was mapped (caching mode) is to be unmapped to be safe,
+    /// what was unmapped later stays owed.
     NotFlushed,
 }
 
@@ -362,7 +382,7 @@ impl fmt::Display for MapError {
             MapWhy::Access => "no access rights, or rights that the page-table format cannot express",
             MapWhy::OutOfFrames => "the platform has no frame left for a table",
             MapWhy::OutOfMemory => "the heap has ended",
-            MapWhy::NotFlushed => "mapped, but a caching-mode unit did not confirm the flush",
+            MapWhy::NotFlushed => "changed in the tables, but a unit did not confirm the flush",
         })
     }
 }

@@ -35,12 +35,12 @@ fn exchange(at: &AtomicU64, old: u64, new: u64) -> Result<(), u64> {
     Ok(())
 }
 
-/// Replaces `old` by `new(old)`; with `live`, without losing the bits that hardware sets meanwhile. That is an accessed
-/// and a dirty bit at most, so the third turn succeeds; the store after it only bounds the loop.
+/// Replaces `old` by `new(old)`; with `live`, without losing the bits that hardware sets meanwhile. These are accessed,
+/// extended accessed and dirty at most, so the fourth turn succeeds; the store after it only bounds the loop.
 #[inline(always)]
-fn replace(at: &AtomicU64, mut old: u64, live: bool, new: impl Fn(u64) -> u64) {
+fn replace(at: &AtomicU64, mut old: u64, live: bool, mut new: impl FnMut(u64) -> u64) {
     if live {
-        for _ in 0..3 {
+        for _ in 0..4 {
             match exchange(at, old, new(old)) {
                 Ok(()) => return,
                 Err(now) => old = now,
@@ -114,6 +114,13 @@ impl Frames {
     #[inline(always)]
     pub(crate) fn get(&self, i: usize) -> u64 {
         self.words().get(i).map_or(0, |w| w.load(Ordering::Acquire))
+    }
+
+    /// Reads the word at physical address `at`, where it is in these frames.
+    pub(crate) fn word<P: Platform>(&self, p: &P, at: u64) -> Option<u64> {
+        let i = at.checked_sub(self.hpa(p).get())? / 8;
+        let i = usize::try_from(i).ok().filter(|i| *i < self.len())?;
+        Some(self.get(i))
     }
 
     /// Stores word `i`; nothing beyond the end.
@@ -197,12 +204,14 @@ unsafe fn store_pair(at: *mut AtomicU64, lo: u64, hi: u64) {
 
 /// What a page-table format says of its non-leaf entries, so that [`Tree`] knows the ones that it linked itself.
 pub(crate) trait Links {
-    /// Bit 10 or 11, whichever hardware ignores in a non-leaf entry and never writes. Leaf entries never carry it.
+    /// Bit 10 (second stage; 11 is reserved there) or 11 (first stage, where 10 is extended accessed): ignored by hardware
+    /// in a non-leaf entry and never written by it. Leaf entries never carry it.
     const MARK: u64;
 }
 
 /// Where a linked entry keeps the number of used entries of its table, less one: bits 60:52, which hardware ignores in
-/// the non-leaf entries of both stages.
+/// the non-leaf entries of both stages. Counting may undo an accessed bit that hardware sets meanwhile; those of tables are
+/// of no use to anybody.
 const COUNT: u32 = 52;
 const COUNT_MASK: u64 = 0x1ff << COUNT;
 
@@ -380,6 +389,25 @@ impl<L: Links> Tree<L> {
             // SAFETY: an entry with the mark names a table of this tree, see `table`.
             table = unsafe { p.ptr(Hpa::of_entry(entry)).cast().as_ref() };
             bits -= 9;
+        }
+    }
+
+    /// The word at physical address `word`, where it is an entry on the way of the address `at`. Leaves the cursor alone.
+    pub(crate) fn entry<P: Platform>(&self, p: &P, at: u64, word: u64) -> Option<u64> {
+        let (mut hpa, mut table, mut level) = (self.root(p), self.table(self.levels), self.levels);
+        loop {
+            let i = slot(at, level);
+            let entry = table.get(i).map_or(0, |w| w.load(Ordering::Acquire));
+            if hpa.get() + i as u64 * 8 == word {
+                return Some(entry);
+            }
+            if entry & L::MARK == 0 || level <= 1 {
+                return None;
+            }
+            hpa = Hpa::of_entry(entry);
+            // SAFETY: an entry with the mark names a table of this tree, see `table`.
+            table = unsafe { p.ptr(hpa).cast().as_ref() };
+            level -= 1;
         }
     }
 
@@ -741,16 +769,16 @@ impl<L: Links> Tree<L> {
         found
     }
 
-    /// Replaces the leaf entries in at most `n` slots by `change` of them, up to the first slot that links a table.
-    /// With `live`, hardware may be writing to the entries. Says how many slots were passed, how many of them are in use,
-    /// and how many changed.
+    /// Replaces the leaf entries in at most `n` slots by `change` of slot and entry, up to the first slot that links a
+    /// table. With `live`, hardware may be writing to the entries, and `change` is asked again where it did. Says how many
+    /// slots were passed, how many of them are in use, and how many changed.
     pub(crate) fn update<P: Platform>(
         &mut self,
         p: &P,
         first: usize,
         n: usize,
         live: bool,
-        change: impl Fn(u64) -> u64,
+        mut change: impl FnMut(usize, u64) -> u64,
     ) -> (usize, usize, usize) {
         let (mut passed, mut used, mut changed) = (0, 0, 0);
         for w in self.here().get(first..first.saturating_add(n)).unwrap_or_default() {
@@ -758,12 +786,16 @@ impl<L: Links> Tree<L> {
             if old & L::MARK != 0 {
                 break;
             }
+            let i = first + passed;
             passed += 1;
-            used += usize::from(old != 0);
+            if old == 0 {
+                continue;
+            }
+            used += 1;
             // An entry stays an entry and an empty slot empty: the count stands.
-            let new = change(old) & !L::MARK;
-            if old != 0 && new != 0 && new != old {
-                replace(w, old, live, |old| change(old) & !L::MARK);
+            let new = change(i, old) & !L::MARK;
+            if new != 0 && new != old {
+                replace(w, old, live, |old| change(i, old) & !L::MARK);
                 changed += 1;
             }
         }
@@ -831,6 +863,11 @@ unsafe impl Sync for FreedTables {}
 impl FreedTables {
     const MARKS: u64 = 3 << 10;
 
+    /// The mark in a word of the list: one bit, though hardware that still walks a first-stage table might set bit 10.
+    const fn mark(word: u64) -> u64 {
+        if word & 1 << 11 != 0 { 1 << 11 } else { word & Self::MARKS }
+    }
+
     pub(crate) const fn new() -> Self {
         FreedTables { head: 0, tail: NonNull::dangling() }
     }
@@ -883,7 +920,7 @@ impl FreedTables {
     /// included (IH = 0; VT-d 6.5.2), and nowhere else.
     pub(crate) fn release<P: Platform>(mut self, p: &P) {
         while self.head != 0 {
-            let (level, mark) = ((self.head >> 2 & 7) as u8, self.head & Self::MARKS);
+            let (level, mark) = ((self.head >> 2 & 7) as u8, Self::mark(self.head));
             let table: NonNull<Table> = p.ptr(Hpa::of_entry(self.head)).cast();
             // SAFETY: the list owns the table.
             let words = unsafe { table.as_ref() };

@@ -66,6 +66,8 @@ pub const READ: u64 = 1 << 0;
 pub const WRITE: u64 = 1 << 1;
 /// Second stage: any of these makes an entry present.
 pub const PRESENT: u64 = READ | WRITE;
+/// EPT alone: execution is permitted. Ignored by the second stage of today.
+pub const EXECUTE: u64 = 1 << 2;
 /// Second stage: lowest bit of the leaf's memory type.
 pub const MEMORY_TYPE_SHIFT: u32 = 3;
 /// Second stage: the leaf's memory type, EMT; used with EMTE only.
@@ -89,32 +91,45 @@ pub const IO_READ: u64 = 1 << 61;
 /// Second stage: writes of I/O are permitted, with RTADDR.SSIRWE; reserved without.
 pub const IO_WRITE: u64 = 1 << 62;
 
-/// First-stage entries: those of a 64-bit CPU. VT-d 9.7.
+/// First-stage entries: those of a 64-bit CPU in IA-32e paging. VT-d 9.7; walks and rights 3.6, 3.6.1; marks 3.6.2.
 pub mod first {
-    /// Present.
+    /// Present. Grants reads; there is no page for writes alone.
     pub const P: u64 = 1 << 0;
-    /// Writes allowed.
+    /// Writes allowed, at every level: for user requests always, for supervisor requests with WPE. 3.6.1.
     pub const RW: u64 = 1 << 1;
-    /// User requests allowed: DMA is user's unless a device asks otherwise, so set it at every level.
+    /// User requests allowed, at every level: DMA is user's unless a device asks otherwise. 3.6.1.
     pub const US: u64 = 1 << 2;
-    /// Memory type, with PCD and PAT the index of a PAT slot (leaf).
+    /// Memory type, with PCD and PAT the index of a PAT slot (leaf; ECAP.MTS). 3.11.1.
     pub const PWT: u64 = 1 << 3;
-    /// Memory type (leaf).
+    /// Memory type (leaf; ECAP.MTS). 3.11.1.
     pub const PCD: u64 = 1 << 4;
-    /// Accessed; always maintained.
+    /// Accessed; hardware always sets it. 3.6.2.
     pub const A: u64 = 1 << 5;
-    /// Dirty (leaf); always maintained.
+    /// Dirty (leaf); hardware always sets it. 3.6.2.
     pub const D: u64 = 1 << 6;
     /// Leaf of 2 MiB (level 2) or 1 GiB (level 3, CAP.FS1GP). Must be 0 above.
     pub const PS: u64 = 1 << 7;
     /// Memory type in a 4 KiB leaf.
     pub const PAT_4K: u64 = 1 << 7;
+    /// Global (leaf): a CPU's; remapping hardware ignores it.
+    pub const G: u64 = 1 << 8;
+    /// Extended accessed: with EAFE hardware sets it together with A; ignored without. 3.6.2.
+    pub const EA: u64 = 1 << 10;
     /// Memory type in a larger leaf.
     pub const PAT_LARGE: u64 = 1 << 12;
-    /// Extended accessed; only with EAFE.
-    pub const EA: u64 = 1 << 10;
-    /// Bits that hardware ignores in every entry: 9, 11 and 62:52.
+    /// Bits that hardware ignores in every entry, and a CPU too: 9, 11 and 62:52 (a CPU with protection keys: 58:52).
     pub const SOFTWARE: u64 = 1 << 9 | 1 << 11 | 0x7ff << 52;
+    /// No execution: a CPU's, and of remapping hardware up to revision 3.3 with NXE; later hardware ignores it.
+    pub const NX: u64 = 1 << 63;
+
+    /// Bits of addresses that `levels` of tables translate, the sign at their top included; levels 4 and 5 only.
+    pub const fn width_of_levels(levels: u8) -> Option<u8> {
+        match levels {
+            4 => Some(48),
+            5 => Some(57),
+            _ => None,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -147,12 +162,13 @@ mod tests {
         assert_eq!(leaf_address(3), 0x000f_ffff_c000_0000);
     }
 
-    /// No bit has two meanings, and the one left over is 2: ignored, once the right to execute, so not for software either.
+    /// No bit has two meanings, and none is left over.
     #[test]
     fn second_stage_bits_are_disjoint() {
         let fields = [
             READ,
             WRITE,
+            EXECUTE,
             MEMORY_TYPE,
             IGNORE_PAT,
             PAGE_SIZE,
@@ -170,7 +186,7 @@ mod tests {
             assert_eq!(seen & field, 0);
             seen |= field;
         }
-        assert_eq!(!seen, 1 << 2);
+        assert_eq!(!seen, 0);
         assert_eq!((SNOOP, IO_READ, IO_WRITE), (0x800, 1 << 61, 1 << 62));
     }
 
@@ -179,7 +195,10 @@ mod tests {
         use first::*;
         assert_eq!([P, RW, US, PWT, PCD, A, D, PS].map(u64::trailing_zeros), [0, 1, 2, 3, 4, 5, 6, 7]);
         assert_eq!((PAT_4K, PAT_LARGE, EA), (PS, 0x1000, 0x400));
-        assert_eq!(SOFTWARE & (ADDRESS | EA | PS | D | A | PCD | PWT | US | RW | P), 0);
+        assert_eq!(SOFTWARE & (ADDRESS | NX | EA | G | PS | D | A | PCD | PWT | US | RW | P), 0);
+        // Nothing is left over.
+        assert_eq!(SOFTWARE | ADDRESS | NX | EA | G | PS | D | A | PCD | PWT | US | RW | P, u64::MAX);
         assert_eq!(SOFTWARE.count_ones(), 13);
+        assert_eq!([3, 4, 5, 6].map(first::width_of_levels), [None, Some(48), Some(57), None]);
     }
 }

@@ -2,9 +2,9 @@
 
 use super::flush::Flushed;
 use super::paging::Access;
-use super::paging::engine::Paging;
 use super::spec::DomainSpec;
 use super::state::{Space, State};
+use super::tables::Tables;
 use super::unmapped::Unmapped;
 use crate::host::address::{Hpa, Iova, Range};
 use crate::host::error::{Error, ErrorKind, MapError, MapWhy};
@@ -20,22 +20,53 @@ mod mode {
 }
 
 /// When unmapped ranges are flushed: part of a domain's type, so that no caller takes one for the other.
-pub trait FlushMode: mode::Sealed + Send + Sync + 'static {}
+pub trait FlushMode: mode::Sealed + Send + Sync + 'static {
+    /// Whether unmapped ranges are gathered.
+    const DEFERRED: bool;
+}
 
 /// Every unmap yields what must be flushed before the memory may be used for anything else.
 #[derive(Debug)]
 pub enum Strict {}
 
-/// Unmaps are gathered, and flushed by `sync`; until then devices may reach what was unmapped.
+/// Unmaps are gathered, and flushed by `sync`, when there are many, and by `Vtd::service` when they are old; until then devices
+/// may reach what was unmapped.
 #[derive(Debug)]
 pub enum Deferred {}
 
 impl mode::Sealed for Strict {}
 impl mode::Sealed for Deferred {}
-impl FlushMode for Strict {}
-impl FlushMode for Deferred {}
+impl FlushMode for Strict {
+    const DEFERRED: bool = false;
+}
+impl FlushMode for Deferred {
+    const DEFERRED: bool = true;
+}
 
 /// An address space.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn core::error::Error>> {
+/// # use vtd::{Access, Iova, PAGE, Range, Strict, Target};
+/// # let (host, vtd, group) = emulated::ready();
+/// let domain = vtd.domain::<Strict>(&group.best_spec())?;
+/// group.attach(Target::Domain(&domain))?;
+///
+/// let (at, memory) = (Iova::at(0x4000_0000), host.memory(4));
+/// domain.map(at, memory, 4 * PAGE, Access::READ | Access::WRITE)?;
+/// assert_eq!(domain.translate(at), Some((memory, PAGE, Access::READ | Access::WRITE)));
+/// // The device writes, and memory has it.
+/// host.write(None, 0x4000_0008, 42)?;
+/// assert_eq!(host.word(memory.get() + 8), Some(42));
+///
+/// // Until the flush has completed, the device may go on reaching the page.
+/// let unmapped = domain.unmap(Range::sized(at, PAGE).unwrap())?;
+/// unmapped.flush().map_err(|not| not.error)?;
+/// assert!(host.write(None, 0x4000_0008, 43).is_err());
+/// host.write(None, 0x4000_1000, 44)?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct Domain<P: Platform, M: FlushMode = Strict> {
     pub(crate) space: Shared<Space<P>>,
     mode: PhantomData<M>,
@@ -84,7 +115,7 @@ impl<P: Platform, M: FlushMode> Domain<P, M> {
 
     /// The input addresses that the tables reach: from 0 to the last of the domain's width.
     pub fn addresses(&self) -> Range {
-        let last = self.space.lock().tables.as_ref().map_or(Iova::at(0), Paging::last);
+        let last = self.space.lock().tables.as_ref().map_or(Iova::at(0), Tables::last);
         Range { first: Iova::at(0), last }
     }
 
@@ -95,10 +126,7 @@ impl<P: Platform, M: FlushMode> Domain<P, M> {
 
     /// Flushes what earlier calls still owe: dropped [`Unmapped`]s, flushes that failed.
     pub fn settle(&self) -> Result<Flushed, Error> {
-        let space = &*self.space;
-        let mut s = space.lock();
-        let ticket = s.ticket();
-        space.end(s, ticket, None).flush().map_err(|n| n.error)
+        self.space.settle()
     }
 
     /// Ranges that devices attached to the domain need for firmware's sake, which are mapped one to one.
@@ -137,6 +165,26 @@ impl<P: Platform> Domain<P, Strict> {
     /// Many operations under one lock, with the walk position and the ranges kept. Other users of the domain wait, and
     /// interrupts are masked on this CPU, until `finish`: meanwhile nothing else of the driver is to be called here, not
     /// even for another domain (debug builds check it).
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn core::error::Error>> {
+    /// # use vtd::{Access, Hpa, Iova, PAGE, Range, Strict, Target};
+    /// # let (host, vtd, group) = emulated::ready();
+    /// # let domain = vtd.domain::<Strict>(&group.best_spec())?;
+    /// # group.attach(Target::Domain(&domain))?;
+    /// let memory = host.memory(8);
+    /// let mut edit = domain.edit();
+    /// for n in 0..8 {
+    ///     let page = Hpa::new(memory.get() + (7 - n) * PAGE).unwrap();
+    ///     edit.map(Iova::at(0x4000_0000 + n * PAGE), page, PAGE, Access::READ)?;
+    /// }
+    /// edit.unmap(Range::sized(Iova::at(0x4000_2000), 2 * PAGE).unwrap())?;
+    /// // One flush for all of it.
+    /// edit.finish().flush().map_err(|not| not.error)?;
+    /// assert!(host.read(None, 0x4000_1000).is_ok() && host.read(None, 0x4000_2000).is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn edit(&self) -> Edit<'_, P> {
         let space = &*self.space;
         let mut guard = space.lock();
@@ -146,9 +194,34 @@ impl<P: Platform> Domain<P, Strict> {
 }
 
 impl<P: Platform> Domain<P, Deferred> {
-    /// Unmaps as `Domain::unmap` does, and leaves the flush to the next `sync`.
+    /// Unmaps as `Domain::unmap` does, and gathers the flush. It comes with the next `sync`; with the call that gathers
+    /// the last of [`Config::deferred_ranges`](crate::Config::deferred_ranges), which waits for it; or with the `Vtd::service` that
+    /// finds the oldest range older than [`Config::deferred_deadline`](crate::Config::deferred_deadline). Until then devices may
+    /// reach the memory, and the range cannot be mapped anew.
+    ///
+    /// Errors: those of `Domain::unmap`; `NotFlushed` where the range was unmapped, but the flush that it caused failed: that
+    /// stays owed, and is tried again.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn core::error::Error>> {
+    /// # use vtd::{Access, Deferred, Iova, MapWhy, PAGE, Range, Target};
+    /// # let (host, vtd, group) = emulated::ready();
+    /// let domain = vtd.domain::<Deferred>(&group.best_spec())?;
+    /// group.attach(Target::Deferred(&domain))?;
+    /// let (at, memory) = (Iova::at(0x4000_0000), host.memory(1));
+    /// domain.map(at, memory, PAGE, Access::READ)?;
+    ///
+    /// domain.unmap_later(Range::sized(at, PAGE).unwrap())?;
+    /// // The device may still reach the old page there.
+    /// assert_eq!(domain.map(at, memory, PAGE, Access::READ).unwrap_err().why, MapWhy::Unflushed);
+    /// domain.sync()?;
+    /// assert!(host.read(None, 0x4000_0000).is_err());
+    /// domain.map(at, memory, PAGE, Access::READ)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn unmap_later(&self, r: Range) -> Result<(), MapError> {
-        self.space.unmap(r).map(drop)
+        self.space.unmap_later(r)
     }
 
     /// Flushes all that was unmapped.

@@ -4,20 +4,25 @@
 //! Everything that is unmapped stays owned until a flush has completed: table pages by [`Unmapped`], ranges by the domain,
 //! which refuses to map them anew ([`MapWhy::Unflushed`]).
 
-use super::flush::add_range;
+use super::flush::{Cached, Flushed, add_range};
+use super::foreign::CheckedTables;
 use super::paging::Access;
-use super::paging::engine::{Failed, Limits, Paging, Stale};
-use super::paging::second::SecondStage;
-use super::spec::DomainSpec;
+use super::paging::engine::{Failed, Limits, Stale};
+use super::spec::{DomainSpec, Stage};
+use super::tables::Tables;
 use super::unmapped::Unmapped;
-use crate::host::address::{Hpa, INTERRUPT_RANGE, Iova, Range};
-use crate::host::error::{Error, ErrorKind, Field, MapError, MapWhy};
+use crate::host::address::{Hpa, INTERRUPT_RANGE, Iova, Nanos, Range};
+use crate::host::error::{Error, ErrorKind, Field, MapError, MapWhy, Need};
 use crate::host::grow;
 use crate::host::mem::{FreedTables, Shared};
 use crate::host::platform::Platform;
 use crate::host::sync::{Guard, Lock, Rank};
-use crate::hw::capabilities::{AddressWidth, Cap};
-use crate::unit::invalidate::Batch;
+use crate::hw::capabilities::AddressWidth;
+use crate::hw::descriptors::Throttle;
+use crate::hw::registers::TableMode;
+use crate::unit::flights::Flights;
+use crate::unit::invalidate::{Batch, Request};
+use crate::unit::rules::{self, Change, Facts, Step};
 use crate::unit::{Machine, Unit};
 use alloc::vec::Vec;
 
@@ -25,17 +30,63 @@ use alloc::vec::Vec;
 pub(crate) struct Space<P: Platform> {
     pub(super) machine: Shared<Machine<P>>,
     pub(super) spec: DomainSpec,
-    pub(super) root: (Hpa, AddressWidth),
+    root: Root,
+    /// What was checked of tables that somebody else owns; then there are none in `state`.
+    pub(super) foreign: Option<CheckedTables>,
     pub(super) state: Lock<State>,
 }
 
+/// Where a domain's page tables are, as entries name them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Root {
+    First { table: Hpa, five_levels: bool },
+    Second { table: Hpa, width: AddressWidth, dirty: bool },
+}
+
+impl Root {
+    /// The top table.
+    pub(crate) fn table(self) -> Hpa {
+        match self {
+            Root::First { table, .. } | Root::Second { table, .. } => table,
+        }
+    }
+}
+
+/// Whose requests go to a domain: a requester id of a unit, with one PASID or none, and its own translation cache.
+pub(crate) struct User<'u, P: Platform> {
+    /// Place of the unit in the machine.
+    pub(crate) index: usize,
+    pub(crate) unit: &'u Unit<P>,
+    pub(crate) source: u16,
+    pub(crate) pasid: u32,
+    /// How to invalidate its own cache, where that is on.
+    pub(crate) device: Option<Throttle>,
+}
+
+impl<P: Platform> Clone for User<'_, P> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<P: Platform> Copy for User<'_, P> {}
+
+impl<P: Platform> User<'_, P> {
+    /// What entries and caches of this user are known by.
+    pub(crate) fn facts(&self, did: u16) -> Facts {
+        Facts { source: self.source, did, pasid: self.pasid, device: self.device }
+    }
+}
+
 pub(super) struct State {
-    /// `None` only while the domain is being dropped.
-    pub(super) tables: Option<Paging<SecondStage>>,
+    /// `None` where somebody else owns them, and while the domain is being dropped.
+    pub(super) tables: Option<Tables>,
     pub(super) tags: Vec<Tag>,
     /// A unit that caches absent entries is among the tags: mapping needs a flush too.
     pub(super) flush_maps: bool,
     pub(super) owed: Vec<Owed>,
+    /// When the oldest range was gathered that a deferred domain has not flushed.
+    pub(super) gathered: Option<Nanos>,
     /// The operation under way changed more than leaf entries.
     pub(super) tables_changed: bool,
     /// What dropped `Unmapped`s owned. Goes to the flush that takes their ranges over, in one step with these: a flush
@@ -54,13 +105,13 @@ pub(super) struct Left {
     pub(super) tables_changed: bool,
 }
 
-/// A unit that may cache the domain's translations.
+/// A cache that may hold the domain's translations.
 #[derive(Clone, Copy)]
 pub(super) struct Tag {
     /// Index into the machine's units.
     pub(super) unit: usize,
-    pub(super) did: u16,
-    /// Requester ids attached; 0 for a free place, so that places do not move under a flush that goes through them.
+    pub(super) what: Cached,
+    /// Users; 0 for a free place, so that places do not move under a flush that goes through them.
     pub(super) uses: u32,
 }
 
@@ -80,25 +131,50 @@ pub(super) const NOBODY: u64 = 0;
 
 impl<P: Platform> Space<P> {
     pub(super) fn new(machine: &Shared<Machine<P>>, spec: DomainSpec, hpa_width: u8) -> Result<Self, ErrorKind> {
+        let spec = spec.decided(machine.units().iter())?;
         let reach = spec.reach()?;
-        let format = SecondStage::new(spec.levels, spec.sizes, spec.force_snoop, false, spec.coherent)
-            .ok_or(ErrorKind::Invalid(Field::Size))?;
         let p = &machine.host.platform;
         let limits = Limits { input: spec.width, output: hpa_width, coherent: spec.coherent, node: None };
-        let tables = Paging::new(p, format, limits)?;
-        let root = (tables.root(p), reach);
+        let tables = Tables::new(p, &spec, limits)?;
+        let table = tables.root(p);
+        let root = match spec.stage {
+            Stage::First => Root::First { table, five_levels: spec.levels == 5 },
+            _ => Root::Second { table, width: reach, dirty: spec.dirty },
+        };
+        Ok(Self::with(machine, spec, root, Some(tables), None))
+    }
+
+    /// The space of tables that somebody else owns.
+    pub(super) fn foreign(machine: &Shared<Machine<P>>, tables: CheckedTables) -> Result<Self, ErrorKind> {
+        let spec = tables.spec();
+        let (table, width) = (tables.root(), spec.reach()?);
+        let root = match spec.stage {
+            Stage::First => Root::First { table, five_levels: spec.levels == 5 },
+            _ => Root::Second { table, width, dirty: false },
+        };
+        Ok(Self::with(machine, spec, root, None, Some(tables)))
+    }
+
+    fn with(
+        machine: &Shared<Machine<P>>,
+        spec: DomainSpec,
+        root: Root,
+        tables: Option<Tables>,
+        foreign: Option<CheckedTables>,
+    ) -> Self {
         let state = State {
-            tables: Some(tables),
+            tables,
             tags: Vec::new(),
             flush_maps: false,
             owed: Vec::new(),
+            gathered: None,
             tables_changed: false,
             left: Left { freed: FreedTables::new(), tables_changed: false },
             next_ticket: NOBODY + 1,
             firmware: Vec::new(),
             one_to_one: 0,
         };
-        Ok(Space { machine: machine.clone(), spec, root, state: Lock::new(Rank::Domain, state) })
+        Space { machine: machine.clone(), spec, root, foreign, state: Lock::new(Rank::Domain, state) }
     }
 
     /// Whether the domain flushes through the units of `machine`.
@@ -110,49 +186,94 @@ impl<P: Platform> Space<P> {
         self.state.lock(&self.machine.host.platform)
     }
 
-    /// The address of the top table, and the width that its levels reach.
-    pub(crate) fn root(&self) -> (Hpa, AddressWidth) {
+    /// Whether caches may hold translations of it.
+    pub(super) fn in_use(&self) -> bool {
+        self.lock().tags.iter().any(|t| t.uses != 0)
+    }
+
+    /// Where its tables are.
+    pub(crate) fn root(&self) -> Root {
         self.root
+    }
+
+    /// What the domain was made with.
+    pub(crate) fn spec(&self) -> DomainSpec {
+        self.spec
+    }
+
+    /// The word of its tables at physical address `word`, where it is an entry on the way of the address `at`; `Err` where
+    /// somebody holds the domain. Does not wait.
+    pub(crate) fn entry(&self, at: u64, word: u64) -> Result<Option<u64>, ErrorKind> {
+        let p = &self.machine.host.platform;
+        let s = self.state.try_lock(p).ok_or(ErrorKind::Busy)?;
+        Ok(s.tables.as_ref().and_then(|t| t.entry(p, at, word)))
     }
 
     /// The domain id on a unit that was `enter`ed.
     pub(crate) fn did(&self, index: usize) -> Option<u16> {
-        self.lock().tags.iter().find(|t| t.uses != 0 && t.unit == index).map(|t| t.did)
+        self.lock().did(index)
     }
 
-    /// Registers the use by one more requester id on a unit, before any entry names the domain there. The domain id.
-    pub(crate) fn enter(&self, index: usize, unit: &Unit<P>) -> Result<u16, Error> {
+    /// Registers a user before any entry leads it to the domain: takes a domain id of the unit, for the first one there, and
+    /// the tags. The domain id.
+    pub(crate) fn enter(&self, user: &User<'_, P>) -> Result<u16, Error> {
+        let unit = user.unit;
         if let Some(need) = self.spec.lacking(unit) {
             return Err(ErrorKind::Unsupported(need).on(unit.id));
         }
+        if self.foreign.as_ref().is_some_and(|t| !t.taken_by(unit)) {
+            return Err(ErrorKind::Unsupported(Need::SnoopControl).on(unit.id));
+        }
         let p = &self.machine.host.platform;
         let mut s = self.lock();
-        if let Some(t) = s.tags.iter_mut().find(|t| t.uses != 0 && t.unit == index) {
-            t.uses = t.uses.saturating_add(1);
-            return Ok(t.did);
+        // Room for both tags first, so that nothing is to be taken back.
+        s.tags.try_reserve(2).map_err(|_| ErrorKind::OutOfMemory.on(unit.id))?;
+        let did = match s.did(user.index) {
+            Some(did) => did,
+            None => unit.ids.lock(p).alloc().map_err(|e| e.on(unit.id))?,
+        };
+        for what in self.tags_of(user, did).into_iter().flatten() {
+            s.tag(user.index, what);
         }
-        let did = unit.ids.lock(p).alloc().map_err(|e| e.on(unit.id))?;
-        let tag = Tag { unit: index, did, uses: 1 };
-        if let Some(free) = s.tags.iter_mut().find(|t| t.uses == 0) {
-            *free = tag;
-        } else if let Err(e) = grow::push(&mut s.tags, tag) {
-            unit.ids.lock(p).free(did);
-            return Err(e.on(unit.id));
-        }
-        s.flush_maps |= unit.caps.cap.cm() || unit.needs_write_buffer_flush();
+        // First-stage entries that are absent are cached by nobody (6.1).
+        s.flush_maps |= unit.caps.cap.cm() && self.spec.stage != Stage::First || unit.needs_write_buffer_flush();
         Ok(did)
     }
 
     /// Ends a use whose entry is gone from all caches. The last one on a unit gives the domain id back.
-    pub(crate) fn leave(&self, index: usize, unit: &Unit<P>) {
+    pub(crate) fn leave(&self, user: &User<'_, P>) {
         let mut s = self.lock();
-        if let Some(t) = s.tags.iter_mut().find(|t| t.uses != 0 && t.unit == index) {
-            t.uses -= 1;
-            if t.uses == 0 {
-                let did = t.did;
-                unit.ids.lock(&self.machine.host.platform).free(did);
-            }
+        let Some(did) = s.did(user.index) else { return };
+        for what in self.tags_of(user, did).into_iter().flatten() {
+            s.untag(user.index, what);
         }
+        if s.did(user.index).is_none() {
+            user.unit.ids.lock(&self.machine.host.platform).free(did);
+        }
+    }
+
+    /// The caches that may hold what a user was translated to.
+    fn tags_of(&self, user: &User<'_, P>, did: u16) -> [Option<Cached>; 2] {
+        let unit = match self.spec.stage {
+            Stage::First => Cached::First { did, pasid: user.pasid },
+            _ => Cached::Second { did },
+        };
+        // The id is the unit's business: not part of what a device knows.
+        [Some(unit), user.device.map(|_| Cached::Device(user.facts(0)))]
+    }
+
+    /// Adds a device's own cache to the tags of a user that is registered already, before it is turned on; or takes it out after
+    /// it was turned off and flushed.
+    pub(crate) fn set_device_cache(&self, user: &User<'_, P>, on: bool) -> Result<(), ErrorKind> {
+        let mut s = self.lock();
+        let what = Cached::Device(user.facts(0));
+        if on {
+            s.tags.try_reserve(1).map_err(|_| ErrorKind::OutOfMemory)?;
+            s.tag(user.index, what);
+        } else {
+            s.untag(user.index, what);
+        }
+        Ok(())
     }
 
     /// Maps a region that firmware reserved for a device, one to one, for as long as devices need it that are attached.
@@ -237,6 +358,41 @@ impl<P: Platform> Space<P> {
         Ok(())
     }
 
+    /// When the ranges that were gathered must be flushed; `None` where there are none.
+    pub(crate) fn due(&self) -> Option<Nanos> {
+        self.lock().gathered.map(|since| since.after(self.machine.host.config.deferred_deadline))
+    }
+
+    /// Flushes what is still owed: dropped `Unmapped`s, flushes that failed, gathered ranges.
+    pub(crate) fn settle(&self) -> Result<Flushed, Error> {
+        let mut s = self.lock();
+        let (ticket, was) = (s.ticket(), s.gathered.take());
+        let outcome = self.end(s, ticket, None).flush();
+        if outcome.is_err() && was.is_some() {
+            // Not at once again.
+            let now = self.machine.host.platform.now();
+            self.lock().gathered.get_or_insert(now);
+        }
+        outcome.map_err(|n| n.error)
+    }
+
+    /// Unmaps, and gathers the flush: until there are too many, or `Vtd::service` finds them too old.
+    pub(super) fn unmap_later(&self, r: Range) -> Result<(), MapError> {
+        drop(self.unmap(r)?);
+        let h = &self.machine.host;
+        let full = {
+            let mut s = self.lock();
+            if s.gathered.is_none() {
+                s.gathered = Some(h.platform.now());
+            }
+            s.owed.len() >= h.config.deferred_ranges.max(1)
+        };
+        match full.then(|| self.settle()) {
+            Some(Err(_)) => Err(MapError { why: MapWhy::NotFlushed, at: r.first }),
+            _ => Ok(()),
+        }
+    }
+
     /// Unmaps for the owner of the domain, who has no say about firmware's regions while devices need them.
     pub(super) fn unmap(&self, r: Range) -> Result<Unmapped<'_, P>, MapError> {
         let mut s = self.lock();
@@ -276,30 +432,99 @@ impl<P: Platform> Space<P> {
 
     /// Flushes what units may have cached where something was mapped: that it was absent, or a table that went.
     pub(super) fn flush_mapped(&self, r: Range) -> Result<(), Error> {
-        let h = &self.machine.host;
-        let mut i = 0;
-        while let Some((tag, batch)) = self.batch(i, |b, cap, did| add_range(b, cap, did, r, false)) {
-            i += 1;
-            if let Some(unit) = self.machine.units().get(tag.unit) {
-                // Invalidations flush the write buffer too.
-                unit.invalidate(h, &batch)?;
-            }
-        }
-        Ok(())
+        // Invalidations flush the write buffer too.
+        let mut flights = Flights::new();
+        let outcome = self.launch(&mut flights, |_, add| add(r, false)).and_then(|()| flights.wait(&self.machine));
+        flights.abandon(&self.machine);
+        outcome
     }
 
-    /// The batch for the tag in place `i`; empty for a free place, `None` behind the last.
-    pub(super) fn batch(&self, i: usize, add: impl Fn(&mut Batch, Cap, u16)) -> Option<(Tag, Batch)> {
-        let tag = *self.lock().tags.get(i)?;
-        let mut batch = Batch::new();
-        if let Some(unit) = self.machine.units().get(tag.unit).filter(|_| tag.uses != 0) {
-            add(&mut batch, unit.caps.cap, tag.did);
+    /// Hands the flush of the ranges that `ranges` gives out (with whether leaves alone changed) to every unit that has a tag,
+    /// in as few batches as take them.
+    pub(super) fn launch(
+        &self,
+        flights: &mut Flights,
+        ranges: impl Fn(&State, &mut dyn FnMut(Range, bool)),
+    ) -> Result<(), Error> {
+        let (mut after, mut from) = (None, 0);
+        loop {
+            let mut batch = Batch::new();
+            let (unit, next) = {
+                let s = self.lock();
+                let Some(unit) = s.unit_after(after) else { return Ok(()) };
+                (unit, self.gather(&s, unit, from, &mut batch, &ranges))
+            };
+            flights.launch(&self.machine, unit, &batch)?;
+            (after, from) = match next {
+                // A batch was not enough.
+                Some(place) => (unit.checked_sub(1), place),
+                None => (Some(unit), 0),
+            };
         }
-        Some((tag, batch))
+    }
+
+    /// Adds what the tags of a unit ask for, from place `from` on. The place to go on at, where the batch is full.
+    fn gather(
+        &self,
+        s: &State,
+        index: usize,
+        from: usize,
+        batch: &mut Batch,
+        ranges: &impl Fn(&State, &mut dyn FnMut(Range, bool)),
+    ) -> Option<usize> {
+        const FIRST: &[Step] = rules::steps(Change::FirstStageTables, TableMode::Scalable);
+        const SECOND: &[Step] = rules::steps(Change::SecondStageTables, TableMode::Legacy);
+        let row = if self.spec.stage == Stage::First { FIRST } else { SECOND };
+        let unit = self.machine.units().get(index)?;
+        if from != 0 && row.contains(&Step::Fence) {
+            batch.push(Request::Fence);
+        }
+        for (place, tag) in s.tags.iter().enumerate().skip(from).filter(|(_, t)| t.uses != 0 && t.unit == index) {
+            let mut fits = true;
+            ranges(s, &mut |r, leaf_only| fits = fits && add_range(unit, batch, row, tag.what, r, leaf_only));
+            match tag.what {
+                // What there is no room for behind others is a device's: it comes with the next batch.
+                _ if !fits && place > from => return Some(place),
+                Cached::Device(of) if !fits => of.device_tlb().into_iter().for_each(|whole| batch.squeeze(whole)),
+                _ => {}
+            }
+        }
+        None
     }
 }
 
 impl State {
+    /// The domain id on a unit.
+    fn did(&self, index: usize) -> Option<u16> {
+        self.tags.iter().filter(|t| t.uses != 0 && t.unit == index).find_map(|t| match t.what {
+            Cached::First { did, .. } | Cached::Second { did } => Some(did),
+            Cached::Device(_) => None,
+        })
+    }
+
+    /// The first unit with a tag beyond `after`.
+    fn unit_after(&self, after: Option<usize>) -> Option<usize> {
+        let units = self.tags.iter().filter(|t| t.uses != 0).map(|t| t.unit);
+        units.filter(|u| after.is_none_or(|a| *u > a)).min()
+    }
+
+    /// One more use of a tag; there is room.
+    fn tag(&mut self, unit: usize, what: Cached) {
+        if let Some(t) = self.tags.iter_mut().find(|t| t.uses != 0 && t.unit == unit && t.what == what) {
+            t.uses = t.uses.saturating_add(1);
+        } else if let Some(free) = self.tags.iter_mut().find(|t| t.uses == 0) {
+            *free = Tag { unit, what, uses: 1 };
+        } else {
+            let _ = grow::push(&mut self.tags, Tag { unit, what, uses: 1 });
+        }
+    }
+
+    fn untag(&mut self, unit: usize, what: Cached) {
+        if let Some(t) = self.tags.iter_mut().find(|t| t.uses != 0 && t.unit == unit && t.what == what) {
+            t.uses -= 1;
+        }
+    }
+
     /// The first part of `from` to `last` that no region of firmware covers.
     fn bare(&self, mut from: Iova, last: Iova) -> Option<Range> {
         let regions = || self.firmware.iter().map(|(r, _)| r);
@@ -417,7 +642,7 @@ impl State {
 
     /// What the tables gave up, and whether more than leaves changed.
     pub(super) fn take_freed(&mut self) -> (FreedTables, bool) {
-        let freed = self.tables.as_mut().map_or(FreedTables::new(), Paging::take_freed);
+        let freed = self.tables.as_mut().map_or(FreedTables::new(), Tables::take_freed);
         (freed, core::mem::take(&mut self.tables_changed))
     }
 }

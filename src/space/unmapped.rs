@@ -1,11 +1,11 @@
 //! From an unmap to the proof that no cache holds it: flushes submitted to every unit before the first is awaited.
 
-use super::flush::{Flushed, add_range};
+use super::flush::Flushed;
 use super::state::{NOBODY, Space};
 use crate::host::error::Error;
 use crate::host::mem::FreedTables;
 use crate::host::platform::Platform;
-use crate::unit::invalidate::{Batch, InFlight};
+use crate::unit::flights::Flights;
 use core::ops::ControlFlow;
 
 /// What was unmapped and is still in caches. Owns the freed table pages. Dropped unflushed they are owed by the domain
@@ -26,10 +26,10 @@ impl<'d, P: Platform> Unmapped<'d, P> {
     /// Flushes and awaits it, with a deadline. Not for interrupt context, and not under an `Edit` of the same domain.
     pub fn flush(mut self) -> Result<Flushed, NotFlushed<'d, P>> {
         let mut flights = Flights::new();
-        match self.start_all(&mut flights).and_then(|()| flights.wait(self.space)) {
+        match self.start_all(&mut flights).and_then(|()| flights.wait(&self.space.machine)) {
             Ok(()) => Ok(self.done()),
             Err(error) => {
-                flights.abandon(self.space);
+                flights.abandon(&self.space.machine);
                 Err(NotFlushed { error, still: self })
             }
         }
@@ -41,7 +41,7 @@ impl<'d, P: Platform> Unmapped<'d, P> {
         match self.start_all(&mut flights) {
             Ok(()) => Ok(Pending { unmapped: self, flights }),
             Err(error) => {
-                flights.abandon(self.space);
+                flights.abandon(&self.space.machine);
                 Err(NotFlushed { error, still: self })
             }
         }
@@ -49,8 +49,8 @@ impl<'d, P: Platform> Unmapped<'d, P> {
 
     /// Every unit's tail is written before the first is awaited.
     fn start_all(&mut self, flights: &mut Flights) -> Result<(), Error> {
+        let space = self.space;
         {
-            let space = self.space;
             // Takes over what nobody else will flush.
             let mut s = space.lock();
             for o in s.owed.iter_mut().filter(|o| o.ticket == NOBODY) {
@@ -59,34 +59,10 @@ impl<'d, P: Platform> Unmapped<'d, P> {
             self.freed.append(core::mem::replace(&mut s.left.freed, FreedTables::new()));
             self.tables_changed |= core::mem::take(&mut s.left.tables_changed);
         }
-        let mut i = 0;
-        while self.start(i, flights)? {
-            i += 1;
-        }
-        Ok(())
-    }
-
-    /// Starts the flush for the tag in place `i`; `false` behind the last.
-    fn start(&self, i: usize, flights: &mut Flights) -> Result<bool, Error> {
-        let space = self.space;
-        let mut batch = Batch::new();
-        let tag = {
-            let s = space.lock();
-            let Some(&tag) = s.tags.get(i) else { return Ok(false) };
-            if let Some(unit) = space.machine.units().get(tag.unit).filter(|_| tag.uses != 0) {
-                for o in s.owed.iter().filter(|o| o.ticket == self.ticket) {
-                    add_range(&mut batch, unit.caps.cap, tag.did, o.stale, !self.tables_changed);
-                }
-            }
-            tag
-        };
-        if let Some(unit) = space.machine.units().get(tag.unit)
-            && !batch.is_empty()
-        {
-            let flight = unit.start(&space.machine.host, &batch)?;
-            flights.push(space, tag.unit, flight)?;
-        }
-        Ok(true)
+        let (ticket, leaf_only) = (self.ticket, !self.tables_changed);
+        space.launch(flights, |s, add| {
+            s.owed.iter().filter(|o| o.ticket == ticket).for_each(|o| add(o.stale, leaf_only));
+        })
     }
 
     fn done(mut self) -> Flushed {
@@ -119,45 +95,6 @@ impl<P: Platform> Drop for Unmapped<'_, P> {
     }
 }
 
-/// Submissions in flight: the first few in place, so that a flush needs no memory; beyond those, one waits at once.
-struct Flights {
-    list: [Option<(usize, InFlight)>; 8],
-}
-
-impl Flights {
-    const fn new() -> Self {
-        Flights { list: [None; 8] }
-    }
-
-    fn push<P: Platform>(&mut self, space: &Space<P>, unit: usize, f: InFlight) -> Result<(), Error> {
-        if let Some(free) = self.list.iter_mut().find(|x| x.is_none()) {
-            *free = Some((unit, f));
-            return Ok(());
-        }
-        match space.machine.units().get(unit) {
-            Some(u) => u.finish(&space.machine.host, f),
-            None => Ok(()),
-        }
-    }
-
-    fn wait<P: Platform>(&mut self, space: &Space<P>) -> Result<(), Error> {
-        for (unit, f) in self.list.iter_mut().filter_map(Option::take) {
-            if let Some(u) = space.machine.units().get(unit) {
-                u.finish(&space.machine.host, f)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn abandon<P: Platform>(&mut self, space: &Space<P>) {
-        for (unit, f) in self.list.iter_mut().filter_map(Option::take) {
-            if let Some(u) = space.machine.units().get(unit) {
-                u.abandon(f);
-            }
-        }
-    }
-}
-
 /// A flush that was handed to the units.
 #[must_use = "nothing is proved before this says so"]
 pub struct Pending<'d, P: Platform> {
@@ -168,32 +105,23 @@ pub struct Pending<'d, P: Platform> {
 impl<'d, P: Platform> Pending<'d, P> {
     /// Looks whether all units have completed it. Never waits; a unit that never answers is found by `wait` only.
     pub fn poll(mut self) -> ControlFlow<Result<Flushed, NotFlushed<'d, P>>, Self> {
-        let space = self.unmapped.space;
-        for place in &mut self.flights.list {
-            let Some((unit, f)) = *place else { continue };
-            let Some(u) = space.machine.units().get(unit) else { continue };
-            match u.poll(f) {
-                None => return ControlFlow::Continue(self),
-                Some(Ok(())) => *place = None,
-                Some(Err(error)) => {
-                    *place = None;
-                    return ControlFlow::Break(Err(self.failed(error)));
-                }
-            }
+        match self.flights.poll(&self.unmapped.space.machine) {
+            None => ControlFlow::Continue(self),
+            Some(Ok(())) => ControlFlow::Break(Ok(self.into_unmapped().done())),
+            Some(Err(error)) => ControlFlow::Break(Err(self.failed(error))),
         }
-        ControlFlow::Break(Ok(self.into_unmapped().done()))
     }
 
     /// Awaits all units, with a deadline.
     pub fn wait(mut self) -> Result<Flushed, NotFlushed<'d, P>> {
-        match self.flights.wait(self.unmapped.space) {
+        match self.flights.wait(&self.unmapped.space.machine) {
             Ok(()) => Ok(self.into_unmapped().done()),
             Err(error) => Err(self.failed(error)),
         }
     }
 
     fn failed(mut self, error: Error) -> NotFlushed<'d, P> {
-        self.flights.abandon(self.unmapped.space);
+        self.flights.abandon(&self.unmapped.space.machine);
         NotFlushed { error, still: self.into_unmapped() }
     }
 
@@ -205,7 +133,7 @@ impl<'d, P: Platform> Pending<'d, P> {
 
 impl<P: Platform> Drop for Pending<'_, P> {
     fn drop(&mut self) {
-        self.flights.abandon(self.unmapped.space);
+        self.flights.abandon(&self.unmapped.space.machine);
     }
 }
 

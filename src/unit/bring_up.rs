@@ -5,15 +5,15 @@ use super::command::Command;
 use super::config::Tables;
 use super::errata::Errata;
 use super::fault_log::FaultLog;
-use super::ids::DomainIds;
 use super::invalidate::Batch;
+use super::power::Kept;
 use super::queue::Queue;
-use super::root::RootTable;
+use super::take_over::{self, Foreign, Look};
 use super::{Host, Unit, phase};
 use crate::host::address::{Hpa, UnitId};
 use crate::host::error::{Error, ErrorKind, Need, State, Step};
 use crate::host::platform::{Event, Platform, Registers};
-use crate::host::sync::{AtomicU32, Lock, Ordering, Rank};
+use crate::host::sync::{AtomicU32, AtomicU64, Lock, Ordering, Rank};
 use crate::host::wait::Turn;
 use crate::hw::capabilities::{Cap, Capabilities, Ecap, Version};
 use crate::hw::faults::FaultRecord;
@@ -29,6 +29,17 @@ pub enum TakeOver {
     Refuse,
     /// Turn it off first, safely: interrupt remapping, translation, then the queue when it has drained.
     Disable,
+    /// Go on with it. Translation stays on, and its root, context, directory and PASID tables are read
+    /// ([`Platform::peek`]), checked and copied as far as they are to be the driver's: devices with an entry there reach what
+    /// they reached, until their group is claimed, whatever firmware reserved for them. The table mode is the one that is found,
+    /// interrupt remapping stays as it is, queue and fault interrupts become the driver's. A unit that blocks everything by
+    /// itself (abort-DMA mode) goes on blocking until it is led out of that; one with translation off has nothing to adopt, and
+    /// only its queue is replaced. Tables that are malformed, or that the platform cannot read, are not used: that unit is
+    /// turned off as by `Disable`, and the report says why.
+    ///
+    /// The predecessor must not run any more, and the memory of its page tables and PASID tables must stay as it is until all
+    /// groups are claimed that use it.
+    Adopt,
 }
 
 /// Why a unit of the DMAR table is left alone. Its devices are not protected and cannot be claimed.
@@ -41,7 +52,7 @@ pub enum Skipped {
     NotMapped,
     /// Version or capabilities read all zeros or all ones: there is nothing there.
     NoAnswer,
-    /// No second-stage width that the driver has tables for.
+    /// No second-stage width that the driver has tables for, and no first-stage tables (ECAP.FSTS), or none wanted.
     NoWidth,
 }
 
@@ -51,7 +62,9 @@ impl fmt::Display for Skipped {
             Skipped::NoBase => "the DMAR table gives no usable register base",
             Skipped::NotMapped => "the platform did not map its registers",
             Skipped::NoAnswer => "its registers read all zeros or all ones",
-            Skipped::NoWidth => "it offers no second-stage page-table width",
+            Skipped::NoWidth => {
+                "it offers no second-stage page-table width, and no first-stage tables that may be used"
+            }
         })
     }
 }
@@ -65,15 +78,26 @@ pub(crate) struct Place {
     /// Bytes of registers that the table promises, at least a page.
     pub(crate) window: u64,
     pub(crate) node: Option<u32>,
+    /// Bits of a physical address.
+    pub(crate) width: u8,
+    /// What becomes of it where it is on.
+    pub(crate) found: TakeOver,
+}
+
+impl Place {
+    pub(crate) fn of(u: &crate::dmar::Unit, width: u8, found: TakeOver) -> Self {
+        Place { id: u.id, segment: u.segment, base: u.base, window: u.window, node: u.node, width, found }
+    }
 }
 
 /// The tables that a unit runs on.
 fn mode(wanted: Tables, ecap: Ecap) -> Result<TableMode, ErrorKind> {
     let scalable = ecap.smts() && ecap.qi();
+    let tables = ecap.ssts() || ecap.fsts();
     match wanted {
-        Tables::Scalable if scalable && (ecap.ssts() || ecap.pt()) => Ok(TableMode::Scalable),
+        Tables::Scalable if scalable && (tables || ecap.pt()) => Ok(TableMode::Scalable),
         Tables::Scalable => Err(ErrorKind::Unsupported(Need::ScalableMode)),
-        Tables::Best if scalable && ecap.ssts() => Ok(TableMode::Scalable),
+        Tables::Best if scalable && tables => Ok(TableMode::Scalable),
         Tables::Best | Tables::Legacy => Ok(TableMode::Legacy),
     }
 }
@@ -91,7 +115,9 @@ impl<P: Platform> Unit<P> {
         if !caps.plausible() {
             return Ok(Err(Skipped::NoAnswer));
         }
-        if cap.widest().is_none() {
+        // A unit of first-stage tables alone has no width for others.
+        let first = ecap.smts() && ecap.qi() && ecap.fsts() && h.config.tables != Tables::Legacy;
+        if cap.widest().is_none() && !first {
             return Ok(Err(Skipped::NoWidth));
         }
         let window = u64::from(caps.window());
@@ -114,27 +140,27 @@ impl<P: Platform> Unit<P> {
         regs: P::Registers,
     ) -> Result<Self, ErrorKind> {
         let (p, node) = (&h.platform, place.node);
-        let mode = mode(h.config.tables, caps.ecap)?;
-        let faults = FaultLog::new(p, node)?;
-        let ids = match DomainIds::new(p, caps.cap.domain_ids(), node) {
-            Ok(ids) => ids,
+        let own = || Foreign::none(p, mode(h.config.tables, caps.ecap)?, caps, node);
+        let (tables, adopted, fell_back) = match take_over::look(p, &regs, caps, &place)? {
+            Look::Tables(found) => {
+                let adopted = found.adopted;
+                (found, Some(adopted), None)
+            }
+            Look::Nothing => (own()?, None, None),
+            Look::Broken(why) => (own()?, None, Some(why)),
+        };
+        let mode = tables.mode;
+        let faults = match FaultLog::new(p, node) {
+            Ok(faults) => faults,
             Err(e) => {
-                faults.release(p);
+                tables.release(p);
                 return Err(e);
             }
         };
-        let root = match RootTable::new(p, mode, caps.ecap.c(), node) {
-            Ok(root) => root,
-            Err(e) => {
-                faults.release(p);
-                ids.release(p);
-                return Err(e);
-            }
-        };
-        let (demanded, width) = match mode {
-            TableMode::Scalable => (true, DescriptorWidth::Bits256),
-            _ => (caps.version.major() >= 6, DescriptorWidth::Bits128),
-        };
+        let scalable = mode == TableMode::Scalable;
+        let demanded = scalable || caps.version.major() >= 6;
+        // Abort-DMA mode wants wide descriptors as scalable mode does, and legacy mode takes them from units that have it.
+        let width = if scalable || caps.ecap.adms() { DescriptorWidth::Bits256 } else { DescriptorWidth::Bits128 };
         let wanted = caps.ecap.qi() && (h.config.queue || demanded);
         let queue = match wanted
             .then(|| Queue::new(p, (place.id, place.segment), (h.config.queue_order, width), caps.ecap.dt(), node))
@@ -143,8 +169,7 @@ impl<P: Platform> Unit<P> {
             Ok(queue) => queue,
             Err(e) => {
                 faults.release(p);
-                ids.release(p);
-                root.release(p);
+                tables.release(p);
                 return Err(e);
             }
         };
@@ -160,26 +185,50 @@ impl<P: Platform> Unit<P> {
             commands: Turn::new(),
             phase: AtomicU32::new(phase::OFF),
             doubted: AtomicU32::new(0),
+            wide_flushes: AtomicU64::new(0),
             queue,
             faults,
-            ids: Lock::new(Rank::Entries, ids),
-            root: Lock::new(Rank::Entries, root),
+            ids: Lock::new(Rank::Entries, tables.ids),
+            root: Lock::new(Rank::Entries, tables.root),
+            pass_through: tables.pass_through,
+            adopted,
+            fell_back,
+            kept: Lock::new(Rank::Leaf, Kept::default()),
         })
+    }
+
+    /// What is on.
+    pub(crate) fn on(&self) -> Result<Gsts, Error> {
+        Ok(self.status()? & (Gsts::TES | Gsts::QIES | Gsts::IRES))
     }
 
     /// Deals with a unit that is on already, and clears what it recorded before. Says what was found on.
     pub(crate) fn quiet(&self, h: &Host<P>, found: TakeOver) -> Result<Gsts, Error> {
-        let on = self.status()? & (Gsts::TES | Gsts::QIES | Gsts::IRES);
+        if self.shielded() {
+            return Ok(Gsts::empty());
+        }
+        let on = self.on()?;
         if !on.is_empty() && found == TakeOver::Refuse {
             return Err(ErrorKind::State(State::FoundOn).on(self.id));
         }
+        let goes_on = found == TakeOver::Adopt && self.fell_back.is_none();
+        let aborts = goes_on && self.has_shield() && self.aborts();
         self.phase.store(phase::TAKEN, Ordering::Release);
-        if on.contains(Gsts::IRES) {
+        if on.contains(Gsts::IRES) && !goes_on {
             self.command(h, Command::InterruptRemapping(false))?;
         }
-        if on.contains(Gsts::TES) {
+        if on.contains(Gsts::TES) && !(goes_on && self.adopted.is_some()) && !aborts {
             self.command(h, Command::Translation(false))?;
         }
+        self.silence(h, on)?;
+        if on.contains(Gsts::TES) && aborts {
+            self.phase.store(phase::SHIELDED, Ordering::Release);
+        }
+        Ok(on)
+    }
+
+    /// Turns off a queue that is not ours, and has the unit's events masked and cleared.
+    pub(super) fn silence(&self, h: &Host<P>, on: Gsts) -> Result<(), Error> {
         if on.contains(Gsts::QIES) {
             // The predecessor's descriptors are in memory that it may still own: let them run out first. A queue that stopped
             // at an error never drains and takes no tail; what it left undone is part of our global invalidations.
@@ -203,22 +252,65 @@ impl<P: Platform> Unit<P> {
         clear.set(Fsts::IQE, self.caps.ecap.qi());
         clear.set(Fsts::ICE | Fsts::ITE, self.caps.ecap.dt());
         self.regs.write32(at::FSTS, clear.bits());
-        Ok(on)
+        Ok(())
     }
 
     /// Turns the queue on, where the unit has one and it is wanted.
     pub(crate) fn start_queue(&self, h: &Host<P>) -> Result<(), Error> {
         let Some(q) = &self.queue else { return Ok(()) };
+        // Ours already, where the unit was shielded.
+        if self.status()?.contains(Gsts::QIES) {
+            return Ok(());
+        }
         // A tail left over from before would be taken as descriptors to fetch.
         self.regs.write64(at::IQT, 0);
-        self.regs.write64(at::IQA, q.address(&h.platform).0);
-        self.command(h, Command::Queue(true))
+        let address = q.address(&h.platform).0;
+        self.regs.write64(at::IQA, address);
+        self.command(h, Command::Queue(true))?;
+        // Only now: QEMU's unit shows no base before. Nothing is queued yet, so nothing is read from a wrong place.
+        let taken = self.reads(at::IQA, address, Step::Queue);
+        if taken.is_err() {
+            let _ = self.command(h, Command::Queue(false));
+        }
+        taken
     }
 
-    /// Has the unit take its root table, all entries absent but those written before, and drop what it cached.
+    /// Writes a register that says where the unit reads memory: one that does not take it is not to go by it.
+    fn put(&self, at: u32, v: u64, step: Step) -> Result<(), Error> {
+        self.regs.write64(at, v);
+        self.reads(at, v, step)
+    }
+
+    /// An error where a register does not read as it was written.
+    pub(super) fn reads(&self, at: u32, v: u64, step: Step) -> Result<(), Error> {
+        match self.regs.read64(at) {
+            now if now == v => Ok(()),
+            u64::MAX => Err(ErrorKind::UnitGone.on(self.id)),
+            _ => Err(ErrorKind::Unverified(step).on(self.id)),
+        }
+    }
+
+    /// Has the unit take its root table, all entries absent but those written before, and drop what it cached. Not yet where
+    /// it blocks everything until firmware's regions are mapped (`leave_shield`).
     pub(crate) fn start_root(&self, h: &Host<P>) -> Result<(), Error> {
+        if self.shielded() {
+            return Ok(());
+        }
+        self.latch_tables(h)
+    }
+
+    pub(super) fn latch_tables(&self, h: &Host<P>) -> Result<(), Error> {
+        // Tables that take over under translation are in memory before the unit reads them.
+        if self.status()?.contains(Gsts::TES) {
+            self.flush_write_buffer(h)?;
+        }
         let table = self.root.lock(&h.platform).hpa(&h.platform);
-        self.regs.write64(at::RTADDR, RootPointer::new(table.get(), self.mode).0);
+        self.latch(h, RootPointer::new(table.get(), self.mode))
+    }
+
+    /// Has the unit go by this root pointer, and drop what it cached.
+    pub(super) fn latch(&self, h: &Host<P>, root: RootPointer) -> Result<(), Error> {
+        self.put(at::RTADDR, root.0, Step::RootPointer)?;
         self.command(h, Command::RootPointer)?;
         // Also where SRTP does it itself (CAP.ESRTPS): it shows that the queue works before anything depends on it, and a
         // queue that has completed no wait cannot be turned off (VT-d 6.5.2.1).
@@ -240,16 +332,20 @@ impl<P: Platform> Unit<P> {
 
     fn lead(&self, h: &Host<P>, control: u32, e: Event) -> bool {
         let Ok(m) = h.platform.event(self.id, e) else { return false };
-        let m = EventMessage::new(m.address, m.data);
+        self.set_event(control, EventMessage::new(m.address, m.data));
+        true
+    }
+
+    /// Has an event raise this message.
+    pub(super) fn set_event(&self, control: u32, m: EventMessage) {
         self.regs.write32(control + at::EVENT_DATA, m.data);
         self.regs.write32(control + at::EVENT_ADDRESS, m.address);
         self.regs.write32(control + at::EVENT_UPPER, m.upper);
         let was = EventControl::from_bits_retain(self.regs.read32(control));
         self.regs.write32(control, (was & !EventControl::IM).bits());
-        true
     }
 
-    fn mask(&self, control: u32) {
+    pub(super) fn mask(&self, control: u32) {
         let was = EventControl::from_bits_retain(self.regs.read32(control));
         self.regs.write32(control, (was | EventControl::IM).bits());
     }
@@ -257,8 +353,11 @@ impl<P: Platform> Unit<P> {
     /// Translation on; then protected memory off, which would go on blocking. Says whether it was on.
     pub(crate) fn start_translation(&self, h: &Host<P>) -> Result<bool, Error> {
         self.flush_write_buffer(h)?;
-        self.command(h, Command::Translation(true))?;
+        if !self.status()?.contains(Gsts::TES) {
+            self.command(h, Command::Translation(true))?;
+        }
         let was = self.protected_memory_off(h)?;
+        self.kept.lock(&h.platform).protecting = false;
         self.phase.store(phase::TRANSLATING, Ordering::Release);
         Ok(was)
     }
@@ -266,7 +365,7 @@ impl<P: Platform> Unit<P> {
     /// Turns everything off again, in the opposite order, where the unit was taken over. Devices must be quiet. A unit that
     /// is gone counts as off; its memory stays owned.
     pub(crate) fn stop(&self, h: &Host<P>) -> Result<(), Error> {
-        if self.phase.load(Ordering::Acquire) == phase::OFF {
+        if matches!(self.phase.load(Ordering::Acquire), phase::OFF | phase::REMOVED) {
             return Ok(());
         }
         self.phase.store(phase::TAKEN, Ordering::Release);
@@ -278,10 +377,35 @@ impl<P: Platform> Unit<P> {
         Ok(())
     }
 
+    /// Turns it off for good; where it is gone already, as it is.
+    pub(crate) fn remove(&self, h: &Host<P>) -> Result<(), Error> {
+        self.stop(h)?;
+        self.phase.store(phase::REMOVED, Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether it was taken out of the machine.
+    pub(crate) fn removed(&self) -> bool {
+        self.phase.load(Ordering::Acquire) == phase::REMOVED
+    }
+
     fn turn_off(&self, h: &Host<P>) -> Result<(), Error> {
         if self.status()?.contains(Gsts::TES) {
             self.command(h, Command::Translation(false))?;
         }
+        if core::mem::take(&mut self.kept.lock(&h.platform).protecting) {
+            self.protected_memory_off(h)?;
+        }
+        // Of a predecessor; whoever comes next finds nothing on.
+        if self.status()?.contains(Gsts::IRES) {
+            self.flush_interrupts(h)?;
+            self.command(h, Command::InterruptRemapping(false))?;
+        }
+        self.queue_off(h)
+    }
+
+    /// No more events, and the queue off when it has drained.
+    pub(super) fn queue_off(&self, h: &Host<P>) -> Result<(), Error> {
         self.mask(at::FECTL);
         if self.queue.is_some() {
             self.mask(at::IECTL);

@@ -14,6 +14,8 @@ bitflags! {
         const SMALL_PAGES = 1 << 1;
         /// Write the queue's tail again after an error was cleared, or fetching does not go on.
         const REWRITE_TAIL = 1 << 2;
+        /// Invalidate the context entry too where a pass-through PASID entry ends.
+        const PASIDS_IN_CONTEXTS = 1 << 3;
     }
 }
 
@@ -52,6 +54,11 @@ pub const TABLE: &[Erratum] = &[
     Erratum {
         what: Errata::REWRITE_TAIL,
         why: "QEMU fetches on after a queue error only when the tail is written again",
+        key: Key::Oem(b"BOCHS ", b"BXPC    "),
+    },
+    Erratum {
+        what: Errata::PASIDS_IN_CONTEXTS,
+        why: "QEMU takes from its context cache whether a device passes through, whatever its PASID entry says now",
         key: Key::Oem(b"BOCHS ", b"BXPC    "),
     },
 ];
@@ -97,6 +104,6 @@ mod tests {
         let sandy_bridge = Identity { cpu: 0x0002_06a7, ..Identity::default() };
         assert_eq!(Errata::of(&sandy_bridge), Errata::SMALL_PAGES);
         let qemu = Identity { oem: *b"BOCHS ", oem_table: *b"BXPC    ", ..Identity::default() };
-        assert_eq!(Errata::of(&qemu), Errata::REWRITE_TAIL);
+        assert_eq!(Errata::of(&qemu), Errata::REWRITE_TAIL | Errata::PASIDS_IN_CONTEXTS);
     }
 }

@@ -1,15 +1,17 @@
 //! What may be invalidated, in batches: through the queue where it is on, through CCMD and IOTLB where it is not
 //! (VT-d 6.5.1, 6.5.2). A unit may always invalidate more than it was asked to.
 
+use super::pasid::RID_PASID;
 use super::queue::Submission;
+use super::rules::{self, Facts};
 use super::{Host, Unit, phase};
 use crate::host::error::{Error, ErrorKind, Step};
 use crate::host::platform::{Platform, Registers};
 use crate::host::sync::Ordering;
 use crate::host::wait::Wait;
-use crate::hw::descriptors::Descriptor;
+use crate::hw::descriptors::{Descriptor, DeviceTlbRange, Throttle, WaitFlags};
 use crate::hw::invalidation::{Ccmd, Drain, FunctionMask, Iotlb, Iva};
-use crate::hw::registers::{TableMode, at};
+use crate::hw::registers::at;
 
 /// One invalidation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,6 +34,14 @@ pub(crate) enum Request {
     IotlbPages { did: u16, first: u64, order: u8, leaf_only: bool },
     /// All translations of a PASID of a domain id, but for what was cached of second-stage tables on the way.
     IotlbPasid { did: u16, pasid: u32 },
+    /// Pages of a first-stage PASID, as `IotlbPages`.
+    IotlbPasidPages { did: u16, pasid: u32, first: u64, order: u8, leaf_only: bool },
+    /// What follows begins when all before it has completed. `Batch::push` adds it where it is needed.
+    Fence,
+    /// The translation cache of a requester: what it asked for without PASID.
+    DeviceTlb { source: u16, throttle: Throttle, range: DeviceTlbRange },
+    /// The same for one PASID.
+    PasidDeviceTlb { source: u16, pasid: u32, throttle: Throttle, range: DeviceTlbRange },
 }
 
 impl Request {
@@ -41,8 +51,15 @@ impl Request {
         match self {
             Request::ContextGlobal | Request::ContextDevice { .. } => 0,
             Request::PasidGlobal | Request::PasidDomain { .. } | Request::Pasid { .. } => 1,
+            Request::Fence => 3,
+            // Behind the translations, or a device fills its cache again from what is still in the unit's (6.5.2.5).
+            Request::DeviceTlb { .. } | Request::PasidDeviceTlb { .. } => 4,
             _ => 2,
         }
+    }
+
+    fn is_pasid_iotlb(self) -> bool {
+        matches!(self, Request::IotlbPasid { .. } | Request::IotlbPasidPages { .. })
     }
 }
 
@@ -56,8 +73,8 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
-    /// Requests in a batch.
-    pub(crate) const ROOM: usize = 64;
+    /// Requests in a batch: 64 ranges, and some for devices.
+    pub(crate) const ROOM: usize = 96;
     const FEW: usize = 4;
 
     pub(crate) const fn new() -> Self {
@@ -69,17 +86,31 @@ impl Batch {
         if self.contains(r) {
             return true;
         }
-        if self.len + 1 >= Batch::ROOM {
+        // Hardware puts `dev_tlb` behind `iotlb`, and promises nothing of `dev_tlb` behind `p_iotlb` (6.5.2.12).
+        let fence = match r {
+            Request::DeviceTlb { .. } => self.requests().any(Request::is_pasid_iotlb),
+            r if r.is_pasid_iotlb() => self.requests().any(|k| matches!(k, Request::DeviceTlb { .. })),
+            _ => false,
+        } && !self.contains(Request::Fence);
+        if self.len + 1 + usize::from(fence) >= Batch::ROOM {
             return false;
         }
         self.put(r);
+        if fence {
+            self.put(Request::Fence);
+        }
         true
     }
 
     /// Adds the widest request for translations, for which there is always room: it covers what found none.
     pub(crate) fn widen(&mut self) {
-        if !self.contains(Request::IotlbGlobal) {
-            self.put(Request::IotlbGlobal);
+        self.squeeze(Request::IotlbGlobal);
+    }
+
+    /// Adds the last request of all, for which `push` left room.
+    pub(crate) fn squeeze(&mut self, r: Request) {
+        if !self.contains(r) && self.len < Batch::ROOM {
+            self.put(r);
         }
     }
 
@@ -137,9 +168,9 @@ pub(crate) enum InFlight {
 }
 
 impl<P: Platform> Unit<P> {
-    /// Whether translation is not this driver's, or no longer: nothing is blocked.
+    /// Whether translation is not this driver's, no longer, or not now: nothing is blocked, and nothing cached.
     pub(crate) fn stopped(&self) -> bool {
-        self.phase.load(Ordering::Acquire) == phase::OFF
+        matches!(self.phase.load(Ordering::Acquire), phase::OFF | phase::SUSPENDED | phase::REMOVED)
     }
 
     fn drain(&self) -> Drain {
@@ -170,16 +201,21 @@ impl<P: Platform> Unit<P> {
                 Descriptor::iotlb_pages(did, drain, Iva::new(first, order, leaf_only))
             }
             Request::IotlbPasid { did, pasid } => Descriptor::p_iotlb_pasid(did, pasid),
+            Request::IotlbPasidPages { did, pasid, first, order, leaf_only } => {
+                Descriptor::p_iotlb_pages(did, pasid, Iva::new(first, order, leaf_only))
+            }
+            Request::Fence => Descriptor::wait(WaitFlags::FN, None),
+            Request::DeviceTlb { source, throttle, range } => Descriptor::dev_tlb(source, throttle, range),
+            Request::PasidDeviceTlb { source, pasid, throttle, range } => {
+                Descriptor::p_dev_tlb(source, pasid, throttle, range)
+            }
         }
     }
 
     /// Adds what drops everything that the unit may have cached of its tables.
     pub(crate) fn add_everything(&self, batch: &mut Batch) {
-        batch.push(Request::ContextGlobal);
-        if self.mode == TableMode::Scalable {
-            batch.push(Request::PasidGlobal);
-        }
-        batch.push(Request::IotlbGlobal);
+        let nobody = Facts { source: 0, did: 0, pasid: RID_PASID, device: None };
+        nobody.add(rules::steps(rules::Change::RootPointer, self.mode), self.errata, batch);
     }
 
     /// Hands a batch to the unit: one submission, one write of the tail. Waits for room in the queue, and for
@@ -272,10 +308,16 @@ impl<P: Platform> Unit<P> {
                 self.regs.write64(self.caps.iva(), Iva::new(first, order, leaf_only).0);
                 iotlb(Iotlb::page(did, self.drain()))
             }
-            // Scalable mode knows no registers for this, and has its queue.
-            Request::PasidGlobal | Request::PasidDomain { .. } | Request::Pasid { .. } | Request::IotlbPasid { .. } => {
-                Err(refused)
-            }
+            // One request at a time needs no fence.
+            Request::Fence => Ok(()),
+            // Scalable mode and device TLBs know no registers for this, and have their queue.
+            Request::PasidGlobal
+            | Request::PasidDomain { .. }
+            | Request::Pasid { .. }
+            | Request::IotlbPasid { .. }
+            | Request::IotlbPasidPages { .. }
+            | Request::DeviceTlb { .. }
+            | Request::PasidDeviceTlb { .. } => Err(refused),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! One remapping unit: the one way to give it a command and await it (`command`), its invalidation queue (`queue`, `stats`),
-//! what becomes of its errors (`recovery`) and what may be asked of it (`invalidate`), its fault records (`fault_log`), its domain ids (`ids`), the memory of its
+//! what becomes of its errors (`recovery`) and what may be asked of it (`invalidate`; `rules` when, `flights` of several units at
+//! once), its fault records (`fault_log`), its domain ids (`ids`), the memory of its
 //! root and context tables (`root`) and of a requester's PASIDs (`pasid`), bringing it up and shutting it down (`bring_up`), and quirks as data (`errata`).
 
 pub mod bring_up;
@@ -7,26 +8,32 @@ pub(crate) mod command;
 pub mod config;
 pub mod errata;
 pub(crate) mod fault_log;
+pub(crate) mod flights;
 pub(crate) mod ids;
 pub(crate) mod invalidate;
 pub(crate) mod pasid;
+pub(crate) mod power;
 pub(crate) mod queue;
 pub(crate) mod recovery;
 pub(crate) mod root;
+pub mod rules;
+pub mod shield;
 #[cfg(test)]
 pub(crate) mod standin;
 pub mod stats;
+pub mod take_over;
 #[cfg(test)]
 mod tests;
 
-use crate::host::address::{Hpa, UnitId};
+use crate::host::address::{Hpa, SourceId, UnitId};
 use crate::host::error::{Error, ErrorKind};
+use crate::host::grow;
 use crate::host::platform::{Event, Platform, Registers};
-use crate::host::sync::{AtomicU32, Lock, Once, Ordering};
+use crate::host::sync::{AtomicU32, AtomicU64, Lock, Once, Ordering};
 use crate::host::wait::Turn;
 use crate::hw::capabilities::Capabilities;
 use crate::hw::invalidation::Ics;
-use crate::hw::registers::{TableMode, at};
+use crate::hw::registers::{RootPointer, TableMode, at};
 use alloc::vec::Vec;
 use config::Config;
 use errata::Errata;
@@ -34,6 +41,7 @@ use fault_log::FaultLog;
 use ids::DomainIds;
 use queue::Queue;
 use root::RootTable;
+use take_over::{Adopted, Malformed};
 
 /// What every part of the driver is handed: the host, and what it chose.
 pub(crate) struct Host<P: Platform> {
@@ -44,8 +52,39 @@ pub(crate) struct Host<P: Platform> {
 /// The host and its units, shared by everything that holds a handle of the driver.
 pub(crate) struct Machine<P: Platform> {
     pub(crate) host: Host<P>,
-    /// Set by `bring_up`.
-    units: Once<Vec<Unit<P>>>,
+    /// Set by `bring_up`, with room for units that come later: a unit keeps its place for good.
+    units: Once<Vec<Once<Unit<P>>>>,
+}
+
+/// The units that there are, in their places.
+pub(crate) struct Units<'m, P: Platform>(&'m [Once<Unit<P>>]);
+
+impl<P: Platform> Clone for Units<'_, P> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<P: Platform> Copy for Units<'_, P> {}
+
+impl<'m, P: Platform> Units<'m, P> {
+    /// The unit in a place.
+    pub(crate) fn get(self, i: usize) -> Option<&'m Unit<P>> {
+        self.0.get(i).and_then(Once::get)
+    }
+
+    /// How many there are.
+    pub(crate) fn len(self) -> usize {
+        self.iter().count()
+    }
+
+    pub(crate) fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+
+    pub(crate) fn iter(self) -> impl Iterator<Item = &'m Unit<P>> + Clone {
+        self.0.iter().map_while(Once::get)
+    }
 }
 
 impl<P: Platform> Machine<P> {
@@ -54,13 +93,28 @@ impl<P: Platform> Machine<P> {
     }
 
     /// The units that work; none before `bring_up`.
-    pub(crate) fn units(&self) -> &[Unit<P>] {
-        self.units.get().map_or(&[], |u| u)
+    pub(crate) fn units(&self) -> Units<'_, P> {
+        Units(self.units.get().map_or(&[], |u| u))
     }
 
-    /// Sets the units, once.
-    pub(crate) fn adopt(&self, units: Vec<Unit<P>>) {
-        self.units.call_once(|| units);
+    /// Sets the units, once, and leaves room for `spare` more. On an error they are still the caller's.
+    pub(crate) fn adopt(&self, units: &mut Vec<Unit<P>>, spare: usize) -> Result<(), ErrorKind> {
+        let cells = grow::filled(units.len().saturating_add(spare), Once::new)?;
+        let cells = self.units.call_once(|| cells);
+        units.drain(..).zip(cells).for_each(|(unit, cell)| drop(cell.call_once(|| unit)));
+        Ok(())
+    }
+
+    /// Adds a unit, for one caller at a time. Its place; the unit itself where there is no room.
+    pub(crate) fn add(&self, unit: Unit<P>) -> Result<usize, Unit<P>> {
+        let place = self.units().len();
+        match self.units.get().and_then(|cells| cells.get(place)) {
+            Some(cell) => {
+                cell.call_once(|| unit);
+                Ok(place)
+            }
+            None => Err(unit),
+        }
     }
 
     /// The working unit `id`.
@@ -69,8 +123,9 @@ impl<P: Platform> Machine<P> {
     }
 
     /// The host's platform, and the units, taken apart.
-    pub(crate) fn into_parts(self) -> (Host<P>, Option<Vec<Unit<P>>>) {
-        (self.host, self.units.try_into_inner())
+    pub(crate) fn into_parts(self) -> (Host<P>, impl Iterator<Item = Unit<P>>) {
+        let cells = self.units.try_into_inner().into_iter().flatten();
+        (self.host, cells.filter_map(Once::try_into_inner))
     }
 }
 
@@ -94,11 +149,20 @@ pub(crate) struct Unit<P: Platform> {
     /// The bits of commands that went unanswered; all where the unit is gone. While there are any, its queue and tables are
     /// not given back.
     doubted: AtomicU32,
+    /// Ranges for which more than twice as much was flushed.
+    wide_flushes: AtomicU64,
     /// `None`: invalidation by registers.
     queue: Option<Queue>,
     faults: FaultLog,
     pub(crate) ids: Lock<DomainIds>,
     pub(crate) root: Lock<RootTable>,
+    /// The id of pass-through entries: `ids::PASS_THROUGH`, unless a predecessor's tables have another use for that.
+    pub(crate) pass_through: u16,
+    /// What it goes on with of a predecessor's tables, or why with nothing of them.
+    pub(crate) adopted: Option<Adopted>,
+    pub(crate) fell_back: Option<Malformed>,
+    /// What `suspend` found, for `resume`.
+    kept: Lock<power::Kept>,
 }
 
 /// How far a unit has come.
@@ -107,12 +171,26 @@ mod phase {
     pub(super) const TAKEN: u32 = 1;
     /// Taken over, and translation is on.
     pub(super) const TRANSLATING: u32 = 2;
+    /// Ours, with translation and queue off: it caches nothing, and there is nothing to invalidate.
+    pub(super) const SUSPENDED: u32 = 3;
+    /// Taken over, in abort-DMA mode: every request is blocked, whatever tables say.
+    pub(super) const SHIELDED: u32 = 4;
+    /// Taken out of the machine, for good; whatever takes its place is another unit.
+    pub(super) const REMOVED: u32 = 5;
 }
 
 impl<P: Platform> Unit<P> {
     /// Whether the unit stands between its devices and memory.
     pub(crate) fn translates(&self) -> bool {
         self.phase.load(Ordering::Acquire) == phase::TRANSLATING
+    }
+
+    /// No cache holds anything of a predecessor's entry any more: the domain ids are free that it was the last to use.
+    pub(crate) fn lose_foreign(&self, p: &P, source: SourceId) {
+        loop {
+            let Some(did) = self.root.lock(p).give_back(source) else { return };
+            self.ids.lock(p).free(did);
+        }
     }
 
     /// The top half of an interrupt. Says whether the bottom half has something to do.
@@ -149,6 +227,14 @@ impl<P: Platform> Unit<P> {
         self.write_buffer
     }
 
+    /// RTADDR, which is what the unit goes by since `start_root`; `None` where the unit is gone.
+    pub(crate) fn root_pointer(&self) -> Option<RootPointer> {
+        match self.regs.read64(at::RTADDR) {
+            u64::MAX => None,
+            value => Some(RootPointer(value)),
+        }
+    }
+
     /// Whether its walks of page tables snoop the CPU's caches.
     pub(crate) fn snoops_walks(&self) -> bool {
         match self.mode {
@@ -157,9 +243,29 @@ impl<P: Platform> Unit<P> {
         }
     }
 
+    /// Whether it runs in scalable mode.
+    pub(crate) fn scalable(&self) -> bool {
+        self.mode == TableMode::Scalable
+    }
+
     /// Whether it has second-stage tables.
     pub(crate) fn has_second_stage(&self) -> bool {
-        self.mode != TableMode::Scalable || self.caps.ecap.ssts()
+        !self.scalable() || self.caps.ecap.ssts()
+    }
+
+    /// Notes that a range was too large, or too much in a batch, to be flushed page by page.
+    pub(crate) fn count_wide_flush(&self) {
+        self.wide_flushes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often that was.
+    pub(crate) fn wide_flushes(&self) -> u64 {
+        self.wide_flushes.load(Ordering::Relaxed)
+    }
+
+    /// Whether it has first-stage tables.
+    pub(crate) fn has_first_stage(&self) -> bool {
+        self.scalable() && self.caps.ecap.fsts()
     }
 
     /// Whether invalidation goes through the queue.

@@ -489,7 +489,8 @@ impl<P: Platform> Unit<P> {
 
     /// What the queue has seen.
     pub(crate) fn stats(&self, h: &Host<P>) -> UnitStats {
-        self.queue.as_ref().map_or_else(UnitStats::default, |q| q.state.lock(&h.platform).stats)
+        let queue = self.queue.as_ref().map_or_else(UnitStats::default, |q| q.state.lock(&h.platform).stats);
+        UnitStats { wide_flushes: self.wide_flushes(), ..queue }
     }
 }
 

@@ -5,7 +5,7 @@ use crate::host::address::{DeviceId, Hpa, Iova, Range};
 use crate::host::error::Error;
 use crate::host::testing::Host;
 use crate::unit::standin::Standin;
-use crate::{BringUp, Config, Domain, DomainSpec, Group, Owner, PageSizes, Tables, TakeOver, Vtd};
+use crate::{BringUp, Config, Domain, DomainSpec, Group, Owner, PageSizes, Stage, Tables, TakeOver, Vtd};
 use std::vec::Vec;
 
 pub(super) type Driver = Vtd<Host>;
@@ -51,6 +51,11 @@ impl Dmar {
         self.add(1, &[&[0, 0, 0, 0], &first.to_le_bytes(), &last.to_le_bytes(), &scopes(&[device])])
     }
 
+    /// The structures alone.
+    pub(super) fn structures(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// The whole table.
     pub(super) fn bytes(&self) -> Vec<u8> {
         let mut table =
@@ -71,7 +76,7 @@ impl Dmar {
     }
 }
 
-fn express(host: &Host, d: DeviceId, header: u32, kind: u32, class: u32) {
+pub(super) fn express(host: &Host, d: DeviceId, header: u32, kind: u32, class: u32) {
     let space = [(0, 0x1111_8086), (4, 1 << 20), (8, class << 8), (0xc, header << 16), (0x34, 0x40)];
     let capability = [(0x40, 0x10 | 2 << 16 | kind << 20), (0x44, 0), (0x68, 0), (0x100, 0)];
     space.into_iter().chain(capability).for_each(|(at, v)| host.set_config(d, at, v));
@@ -168,8 +173,15 @@ pub(super) fn hpa(v: u64) -> Hpa {
 }
 
 /// 48 bits, every page size.
-pub(super) const WIDE: DomainSpec =
-    DomainSpec { levels: 4, width: 47, sizes: PageSizes::all(), coherent: true, force_snoop: false };
+pub(super) const WIDE: DomainSpec = DomainSpec {
+    stage: Stage::Any,
+    levels: 4,
+    width: 47,
+    sizes: PageSizes::all(),
+    coherent: true,
+    force_snoop: false,
+    dirty: false,
+};
 
 pub(super) fn map(d: &Domain<Host>, at: u64, to: u64, len: u64) {
     d.map(Iova::at(at), hpa(to), len, crate::Access::all()).unwrap();

@@ -1,4 +1,7 @@
-//! The one engine: map, unmap, protect, split and translate over any [`Format`] (VT-d 3.7; what is stale then: 6.5).
+//! The one engine: map, unmap, protect, split and translate over any [`Format`] (VT-d 3.6, 3.7; what is stale then: 6.5).
+//!
+//! Where addresses are canonical the tree has the upper half behind the lower one, as hardware indexes its tables; addresses
+//! are turned on the way in and out, and a range lies in one half.
 //!
 //! The walk position is kept between calls, runs of entries within a table are stored in one loop, tables that a range
 //! covers are detached whole, and a call fences once, twice where it made tables that an incoherent unit reads.
@@ -12,7 +15,8 @@ use crate::host::platform::Platform;
 /// What the addresses of a domain are bounded by, and how its tables are kept.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// Bits of an input address: the least of the domain's width and of its units' MGAW. The format's width bounds it too.
+    /// Bits of an input address: the least of the domain's width and of its units' MGAW. The format's width bounds it too,
+    /// less one bit where addresses are canonical; then it bounds the lower half alone (VT-d 3.6).
     pub(crate) input: u8,
     /// Bits of a host physical address.
     pub(crate) output: u8,
@@ -61,11 +65,6 @@ impl Touched {
         self.first = self.first.min(first);
         self.last = self.last.max(last);
     }
-
-    fn stale(&self) -> Option<Stale> {
-        let range = Range::new(self.first, self.last)?;
-        Some(Stale { range, leaf_only: !self.tables })
-    }
 }
 
 /// Bytes that an entry of a table of this level maps, less one.
@@ -81,12 +80,22 @@ const fn meets_interrupts(at: u64, rest: u64) -> bool {
     last.wrapping_sub(at) <= INTERRUPT_RANGE.len_minus_one().wrapping_add(rest)
 }
 
+/// Sets bits `first` to `last`.
+fn set_bits(bits: &mut [u64], first: u64, last: u64) {
+    let (from, to) = (first / 64, last / 64);
+    for (i, word) in (from..=to).zip(bits.iter_mut().skip(from as usize)) {
+        let low = if i == from { u64::MAX << (first % 64) } else { u64::MAX };
+        let high = if i == to { u64::MAX >> (63 - last % 64) } else { u64::MAX };
+        *word |= low & high;
+    }
+}
+
 /// The page tables of one address space.
 ///
 /// Each call wants the platform that `new` was given. Dropping it leaks the tables; see `into_freed`.
 pub(crate) struct Paging<F: Format> {
     tree: Tree<F>,
-    /// The last input address.
+    /// The last input address, of the lower half where there are two.
     last: u64,
     /// The last output address.
     last_out: u64,
@@ -100,7 +109,7 @@ impl<F: Format> Paging<F> {
         let mask = |bits: u32| u64::MAX >> 64u32.saturating_sub(bits).min(63);
         Ok(Paging {
             tree: Tree::new(p, levels, format.table(), limits.coherent, limits.node)?,
-            last: mask(u32::from(limits.input).min(shift(levels + 1))),
+            last: mask(u32::from(limits.input).min(shift(levels + 1) - u32::from(F::CANONICAL))),
             last_out: mask(u32::from(limits.output).min(52)),
             format,
         })
@@ -111,7 +120,8 @@ impl<F: Format> Paging<F> {
         self.tree.root(p)
     }
 
-    /// The last input address that can be mapped.
+    /// The last input address to hand out. Beyond it, where addresses are canonical, all of the upper half can be mapped:
+    /// hardware asks for no more (VT-d 3.6), whatever CAP.MGAW; a device must carry these addresses.
     pub(crate) fn last(&self) -> Iova {
         Iova::at(self.last)
     }
@@ -144,14 +154,15 @@ impl<F: Format> Paging<F> {
         if (at | to | len) & (PAGE - 1) != 0 || len == 0 {
             return Err(Failed::at(MapWhy::Alignment, at));
         }
-        if at > self.last || rest > self.last - at || to > self.last_out || rest > self.last_out - to {
-            return Err(Failed::at(MapWhy::Width, at));
+        let Some(at) = self.place(at, rest) else { return Err(Failed::at(MapWhy::Width, at)) };
+        if to > self.last_out || rest > self.last_out - to {
+            return Err(self.fail(MapWhy::Width, at));
         }
         if meets_interrupts(at, rest) || meets_interrupts(to, rest) {
             return Err(Failed::at(MapWhy::InterruptRange, at));
         }
         let Some(value) = self.format.leaf(Hpa::of_entry(to), 1, how) else {
-            return Err(Failed::at(MapWhy::Access, at));
+            return Err(self.fail(MapWhy::Access, at));
         };
         if rest < span(2) && self.tree.reach(p, at) {
             if len != PAGE && self.tree.holds(at, at + rest) {
@@ -253,8 +264,7 @@ impl<F: Format> Paging<F> {
         if at > first {
             self.clear(p, first, at - 1, &mut touched);
         }
-        self.finish(p, &mut touched);
-        Failed { error: MapError { why, at: Iova::at(found) }, stale: touched.stale() }
+        self.failed(p, MapError { why, at: self.address(found) }, touched)
     }
 
     /// Unmaps what is mapped in `range`, large pages cut at its ends; holes are passed over. Nothing is unmapped on error.
@@ -282,11 +292,11 @@ impl<F: Format> Paging<F> {
         let n = slot(last, level) - slot(first, level) + 1;
         if self.tree.clear(p, slot(first, level), n) == 0 {
             self.tree.commit(p);
-            return Err(Failed::at(MapWhy::NotMapped, first));
+            return Err(self.fail(MapWhy::NotMapped, first));
         }
         let mut touched = Touched { first, last, tables: self.tree.unlinked() != unlinked };
         self.finish(p, &mut touched);
-        touched.stale().ok_or(Failed::at(MapWhy::NotMapped, first))
+        self.stale(&touched).ok_or(self.fail(MapWhy::NotMapped, first))
     }
 
     #[inline(never)]
@@ -297,7 +307,7 @@ impl<F: Format> Paging<F> {
         }
         self.clear(p, first, last, &mut touched);
         self.finish(p, &mut touched);
-        touched.stale().ok_or(Failed::at(MapWhy::NotMapped, first))
+        self.stale(&touched).ok_or(self.fail(MapWhy::NotMapped, first))
     }
 
     /// Gives what is mapped in `range` the rights `how`, large pages cut at its ends; holes are passed over. `None` where
@@ -309,7 +319,7 @@ impl<F: Format> Paging<F> {
         let (first, last) = self.checked(range)?;
         let format = self.format;
         if format.leaf(Hpa::of_entry(0), 1, how).is_none() {
-            return Err(Failed::at(MapWhy::Access, first));
+            return Err(self.fail(MapWhy::Access, first));
         }
         let mut touched = Touched::NOTHING;
         if let Err(e) = self.cut_ends(p, first, last, &mut touched) {
@@ -323,7 +333,7 @@ impl<F: Format> Paging<F> {
             // The slots up to the end of the table or of the range; one where the range ends within an empty slot.
             let n = ((last - at) >> shift(level)).min(511 - from as u64) as usize + 1;
             let (passed, used, changed) =
-                self.tree.update(p, from, n, format.live(), |leaf| format.protect(leaf, how).unwrap_or(leaf));
+                self.tree.update(p, from, n, format.live(), |_, leaf| format.protect(leaf, how).unwrap_or(leaf));
             let next = (at & !span(level)) + ((passed as u64) << shift(level));
             mapped |= used != 0;
             if changed != 0 {
@@ -335,16 +345,73 @@ impl<F: Format> Paging<F> {
             at = next;
         }
         self.finish(p, &mut touched);
-        if mapped { Ok(touched.stale()) } else { Err(Failed::at(MapWhy::NotMapped, first)) }
+        if mapped { Ok(self.stale(&touched)) } else { Err(self.fail(MapWhy::NotMapped, first)) }
+    }
+
+    /// Which pages of `range` have been written through since their dirty bits were last cleared: for each of these, page
+    /// `i` of 4 KiB of the range, bit `skip + i` of `bits` is set (bit 0 of word 0 first); none is cleared. With `clear` the
+    /// dirty bits are cleared that are read, and what this leaves in caches is returned.
+    ///
+    /// A dirty large page counts for all of its pages. One that lies in the range in part alone is read and not cleared, so
+    /// that nothing of the rest is lost; nor is anything where hardware writes no dirty bits, and then every mapped page
+    /// counts as dirty.
+    ///
+    /// After a `clear`, hardware may go on writing through what it has cached as dirty without setting the bit. What was
+    /// written so is known to be complete when what is stale is flushed: a copy of the pages taken then holds it.
+    ///
+    /// Errors: `Alignment`, `Width`, the latter also where `bits` is too short.
+    pub(crate) fn read_dirty<P: Platform>(
+        &mut self,
+        p: &P,
+        range: Range,
+        bits: &mut [u64],
+        skip: u64,
+        clear: bool,
+    ) -> Result<Option<Stale>, Failed> {
+        let (first, last) = self.checked(range)?;
+        if ((last - first) / PAGE).saturating_add(skip) / 64 >= bits.len() as u64 {
+            return Err(self.fail(MapWhy::Width, first));
+        }
+        let (format, mut touched, mut at) = (self.format, Touched::NOTHING, first);
+        let live = format.live();
+        loop {
+            self.deepest(p, at);
+            let level = self.tree.level();
+            let (from, base) = (slot(at, level), at & !span(level));
+            let n = ((last - at) >> shift(level)).min(511 - from as u64) as usize + 1;
+            let (passed, ..) = self.tree.update(p, from, n, live, |i, leaf| {
+                let written = !live || matches!(format.read(leaf, level), Entry::Leaf { dirty: true, .. });
+                if !written {
+                    return leaf;
+                }
+                let page = base + (((i - from) as u64) << shift(level));
+                let end = page | span(level);
+                set_bits(bits, skip + (page.max(first) - first) / PAGE, skip + (end.min(last) - first) / PAGE);
+                if !(clear && live && page >= first && end <= last) {
+                    return leaf;
+                }
+                touched.add(page, end);
+                format.clean(leaf)
+            });
+            let next = base + ((passed as u64) << shift(level));
+            if next > last {
+                break;
+            }
+            at = next;
+        }
+        self.finish(p, &mut touched);
+        Ok(self.stale(&touched))
+    }
+
+    /// Whether hardware writes dirty bits to these tables.
+    pub(crate) fn tracks_dirty(&self) -> bool {
+        self.format.live()
     }
 
     /// Where `at` leads to, the size of the page that says so, and its rights.
     #[inline]
     pub(crate) fn translate<P: Platform>(&self, p: &P, at: Iova) -> Option<(Hpa, u64, Access)> {
-        let at = at.get();
-        if at > self.last {
-            return None;
-        }
+        let at = self.place(at.get(), 0)?;
         let (entry, level) = self.tree.find(p, at);
         match self.format.read(entry, level) {
             Entry::Leaf { to, how, .. } => {
@@ -354,17 +421,66 @@ impl<F: Format> Paging<F> {
         }
     }
 
-    /// The ends of a range that is whole pages within the width.
+    /// The word at physical address `word`, where it is an entry on the way of the address `at`.
+    pub(crate) fn entry<P: Platform>(&self, p: &P, at: u64, word: u64) -> Option<u64> {
+        self.tree.entry(p, at, word)
+    }
+
+    /// The ends of a range that is whole pages within the width, as the tree has them.
     #[inline(always)]
     fn checked(&self, range: Range) -> Result<(u64, u64), Failed> {
         let (first, last) = (range.first.get(), range.last.get());
         if !range.is_aligned(PAGE) || first > last {
             return Err(Failed::at(MapWhy::Alignment, first));
         }
-        if last > self.last {
-            return Err(Failed::at(MapWhy::Width, first));
+        if last <= self.last {
+            return Ok((first, last));
         }
-        Ok((first, last))
+        if F::CANONICAL
+            && let Some(at) = self.place_above(first, last - first)
+        {
+            return Ok((at, at + (last - first)));
+        }
+        Err(Failed::at(MapWhy::Width, first))
+    }
+
+    /// Where the tree has the `rest` + 1 bytes from `at` on; `None` beyond the width and where one is not canonical.
+    #[inline(always)]
+    fn place(&self, at: u64, rest: u64) -> Option<u64> {
+        if at <= self.last && rest <= self.last - at {
+            Some(at)
+        } else if F::CANONICAL {
+            self.place_above(at, rest)
+        } else {
+            None
+        }
+    }
+
+    #[inline(never)]
+    fn place_above(&self, at: u64, rest: u64) -> Option<u64> {
+        let sign = shift(self.format.levels() + 1) - 1;
+        (at >= u64::MAX << sign && rest <= u64::MAX - at).then_some(at & ((2 << sign) - 1))
+    }
+
+    /// The address that the tree has at `at`.
+    #[inline(always)]
+    fn address(&self, at: u64) -> Iova {
+        let sign = shift(self.format.levels() + 1) - 1;
+        Iova::at(if F::CANONICAL && at >> sign != 0 { at | u64::MAX << sign } else { at })
+    }
+
+    /// An error at `at` as the tree has it, before anything has changed.
+    #[inline(always)]
+    fn fail(&self, why: MapWhy, at: u64) -> Failed {
+        Failed { error: MapError { why, at: self.address(at) }, stale: None }
+    }
+
+    /// What an operation leaves in caches.
+    #[inline(always)]
+    fn stale(&self, touched: &Touched) -> Option<Stale> {
+        let range = Range::new(touched.first, touched.last)?;
+        let range = Range { first: self.address(range.first.get()), last: self.address(range.last.get()) };
+        Some(Stale { range, leaf_only: !touched.tables })
     }
 
     /// Moves the cursor to the last table on the way to `at`.
@@ -395,7 +511,7 @@ impl<F: Format> Paging<F> {
             match self.tree.split(p, |leaf| (format.split(leaf, level), span(level - 1) + 1)) {
                 Ok(true) => {}
                 Ok(false) => return Ok(()),
-                Err(_) => return Err(MapError { why: MapWhy::OutOfFrames, at: Iova::at(at) }),
+                Err(_) => return Err(MapError { why: MapWhy::OutOfFrames, at: self.address(at) }),
             }
             touched.add(at & !span(level), at | span(level));
             touched.tables = true;
@@ -403,11 +519,11 @@ impl<F: Format> Paging<F> {
         }
     }
 
-    /// Ends an operation that failed before it changed any mapping; pages may have been split.
+    /// Ends an operation that failed, with no mapping changed; pages may have been split.
     #[cold]
     fn failed<P: Platform>(&mut self, p: &P, error: MapError, mut touched: Touched) -> Failed {
         self.finish(p, &mut touched);
-        Failed { error, stale: touched.stale() }
+        Failed { error, stale: self.stale(&touched) }
     }
 
     /// Empties the range, at whose ends pages end too.

@@ -14,13 +14,24 @@ bitflags::bitflags! {
     }
 }
 
+/// What only first-stage tables can say of a page, together with rights; second-stage tables refuse it. None of these is
+/// part of [`Access::all`], which is all rights.
+impl Access {
+    /// Only requests with supervisor privilege (U/S = 0, VT-d 3.6.1), which units pass with SRE alone.
+    pub const PRIVILEGED: Access = Access::from_bits_retain(4);
+    /// Not for execution (bit 63), for a CPU that shares the tables: remapping hardware of today ignores it.
+    pub const NO_EXECUTE: Access = Access::from_bits_retain(8);
+    /// Global (bit 8), for a CPU that shares the tables: remapping hardware ignores it.
+    pub const GLOBAL: Access = Access::from_bits_retain(16);
+}
+
 bitflags::bitflags! {
     /// Sizes of pages. 4 KiB is always there.
     #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
     pub struct PageSizes: u8 {
-        /// 2 MiB (CAP.SSLPS bit 0).
+        /// 2 MiB (second stage: CAP.SSLPS bit 0; first stage: always).
         const SIZE_2M = 1;
-        /// 1 GiB (CAP.SSLPS bit 1).
+        /// 1 GiB (second stage: CAP.SSLPS bit 1; first stage: CAP.FS1GP).
         const SIZE_1G = 2;
     }
 }
@@ -49,6 +60,8 @@ pub(crate) enum Entry {
 ///
 /// Levels count from 1, the tables that map pages of 4 KiB.
 pub(crate) trait Format: Links + Copy {
+    /// Addresses are canonical: the top bit that is translated is repeated above it, so that they come in two halves.
+    const CANONICAL: bool;
     /// The level of the root table.
     fn levels(&self) -> u8;
     /// The page sizes that leaves may have.
@@ -64,6 +77,8 @@ pub(crate) trait Format: Links + Copy {
     fn split(&self, leaf: u64, level: u8) -> u64;
     /// `leaf` with other rights; `None` where these cannot be said.
     fn protect(&self, leaf: u64, how: Access) -> Option<u64>;
-    /// Whether hardware writes accessed and dirty bits to the entries.
+    /// Whether hardware writes accessed and dirty bits to the entries, so that a dirty bit means something.
     fn live(&self) -> bool;
+    /// `leaf` without its dirty bit.
+    fn clean(&self, leaf: u64) -> u64;
 }

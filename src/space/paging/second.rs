@@ -1,4 +1,4 @@
-//! The second-stage format (VT-d 9.9): 3, 4 or 5 levels; rights in bits 1:0; present is what grants anything.
+//! The second-stage format (VT-d 3.7, 9.8): 3, 4 or 5 levels; rights in bits 1:0; present is what grants anything.
 
 use super::format::{Access, Entry, Format, PageSizes};
 use crate::host::address::Hpa;
@@ -34,9 +34,10 @@ impl SecondStage {
         Some(SecondStage { levels, sizes, leaf, table: READ | WRITE | preset, live: dirty && coherent })
     }
 
-    /// Rights as bits 1:0, which is the order that `Access` has.
+    /// Rights as bits 1:0, which is the order that `Access` has. Nothing but rights can be said.
     const fn rights(how: Access) -> Option<u64> {
-        if how.is_empty() { None } else { Some(how.bits() as u64 & (READ | WRITE)) }
+        let bits = how.bits() as u64;
+        if bits.wrapping_sub(1) < READ | WRITE { Some(bits) } else { None }
     }
 }
 
@@ -45,6 +46,8 @@ impl Links for SecondStage {
 }
 
 impl Format for SecondStage {
+    const CANONICAL: bool = false;
+
     #[inline(always)]
     fn levels(&self) -> u8 {
         self.levels
@@ -97,6 +100,10 @@ impl Format for SecondStage {
     fn live(&self) -> bool {
         self.live
     }
+
+    fn clean(&self, leaf: u64) -> u64 {
+        leaf & !DIRTY
+    }
 }
 
 #[cfg(test)]
@@ -113,7 +120,9 @@ mod tests {
         assert_eq!(f.leaf(at, 2, Access::READ), Some(0x4000_0881));
         assert_eq!(f.leaf(at, 3, Access::WRITE), Some(0x4000_0882));
         assert_eq!(f.leaf(at, 4, rw), None);
-        assert_eq!(f.leaf(at, 1, Access::empty()), None);
+        for how in [Access::empty(), rw | Access::PRIVILEGED, rw | Access::NO_EXECUTE, rw | Access::GLOBAL] {
+            assert_eq!(f.leaf(at, 1, how), None);
+        }
         assert_eq!(f.table(), 3);
         assert_eq!(f.split(0x4000_0f83, 3), 0x4000_0f83);
         assert_eq!(f.split(0x4000_0f83, 2), 0x4000_0f03);

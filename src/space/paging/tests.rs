@@ -1,22 +1,98 @@
-//! The engine against a plain model, and against what hardware may see between any two stores and keep in its caches.
+//! The engine over both formats against a plain model: the bench, on which the tests below work.
 
-use super::engine::{Failed, Limits, Paging, Stale};
+mod changes;
+mod dirty;
+mod way;
+
+use super::engine::{Limits, Paging, Stale};
+use super::first::FirstStage;
 use super::format::Format;
 use super::second::SecondStage;
 use super::{Access, PageSizes};
 use crate::host::address::{Hpa, INTERRUPT_RANGE, Iova, PAGE, Range};
 use crate::host::error::MapWhy;
-use crate::host::mem::{FreedTables, Links};
-use crate::host::testing::{Host, watch};
-use std::boxed::Box;
-use std::cell::RefCell;
+use crate::host::mem::FreedTables;
+use crate::host::testing::Host;
 use std::collections::BTreeMap;
-use std::rc::Rc;
 use std::vec::Vec;
 
 const M2: u64 = 2 << 20;
 const G1: u64 = 1 << 30;
 const RW: Access = Access::all();
+
+/// What the tests know of a format, from the specification alone.
+trait Kind: Format + 'static {
+    const DEPTHS: &'static [u8];
+    /// Rights that can be asked for, the usual ones first.
+    const RIGHTS: [Access; 4];
+    /// What makes an entry present.
+    const PRESENT: u64;
+    /// What an entry says, marks and page size apart.
+    const MEANING: u64;
+    const ACCESSED: u64;
+    const DIRTY: u64;
+    fn make(levels: u8, sizes: PageSizes, coherent: bool, seed: u64) -> Self;
+    fn rights(leaf: u64) -> Access;
+    /// Bits that have to be zero in a present entry.
+    fn reserved(level: u8, leaf: bool) -> u64;
+
+    /// An address as hardware wants to have it, of the bits that the tables translate.
+    fn whole(levels: u8, at: u64) -> u64 {
+        let unused = 64 - (12 + 9 * u32::from(levels));
+        if Self::CANONICAL { ((at << unused) as i64 >> unused) as u64 } else { at }
+    }
+}
+
+impl Kind for SecondStage {
+    const DEPTHS: &'static [u8] = &[3, 4, 5];
+    const RIGHTS: [Access; 4] = [RW, RW, Access::READ, Access::WRITE];
+    const PRESENT: u64 = 3;
+    const MEANING: u64 = ADDRESS | 0x803;
+    const ACCESSED: u64 = 1 << 8;
+    const DIRTY: u64 = 1 << 9;
+    fn make(levels: u8, sizes: PageSizes, coherent: bool, seed: u64) -> Self {
+        SecondStage::new(levels, sizes, seed & 1 == 0, seed & 6 == 0, coherent).unwrap()
+    }
+    fn rights(leaf: u64) -> Access {
+        Access::from_bits_truncate(leaf as u8 & 3)
+    }
+    fn reserved(level: u8, leaf: bool) -> u64 {
+        1 << 62 | if level > 3 { 0x80 } else { 0 } | if leaf { 0 } else { 0x800 }
+    }
+}
+
+impl Kind for FirstStage {
+    const DEPTHS: &'static [u8] = &[4, 5];
+    const RIGHTS: [Access; 4] =
+        [RW, RW.union(Access::GLOBAL).union(Access::NO_EXECUTE), Access::READ, Access::READ.union(Access::PRIVILEGED)];
+    const PRESENT: u64 = 1;
+    const MEANING: u64 = ADDRESS | 7;
+    const ACCESSED: u64 = 1 << 5;
+    const DIRTY: u64 = 1 << 6;
+    fn make(levels: u8, sizes: PageSizes, coherent: bool, seed: u64) -> Self {
+        FirstStage::new(levels, sizes, coherent, seed & 1 == 0).unwrap()
+    }
+    fn rights(leaf: u64) -> Access {
+        let mut how = Access::READ;
+        for (bit, value, name) in
+            [(1, 1, Access::WRITE), (2, 0, Access::PRIVILEGED), (8, 1, Access::GLOBAL), (63, 1, Access::NO_EXECUTE)]
+        {
+            if leaf >> bit & 1 == value {
+                how |= name;
+            }
+        }
+        how
+    }
+    fn reserved(level: u8, leaf: bool) -> u64 {
+        match level {
+            4.. => 0x80,
+            2 | 3 if leaf => (1 << (3 + 9 * u32::from(level))) - (1 << 12),
+            _ => 0,
+        }
+    }
+}
+
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 /// How many random operations a test does: `VTD_SCALE` per cent of `n`.
 fn scaled(n: u64) -> u64 {
@@ -83,51 +159,69 @@ impl Model {
     }
 }
 
-/// Walks as hardware does, with nothing but the root and the bits of the specification. `Err`: a table that is none.
-fn walk(read: &dyn Fn(u64) -> Option<u64>, root: u64, levels: u8, at: u64) -> Seen {
-    Ok(path(read, root, levels, at)?.last().filter(|e| e.2).map(|&(level, entry, _)| {
-        let mask = (1u64 << (3 + 9 * u32::from(level))) - 1;
-        ((entry & 0x000f_ffff_ffff_f000) + (at & mask), Access::from_bits_truncate(entry as u8 & 3))
-    }))
+/// Where a walk led, or the address that it took for a table.
+type Seen = Result<Option<(u64, Access)>, u64>;
+
+/// Bytes that an entry of this level maps.
+fn size(level: u8) -> u64 {
+    1 << (3 + 9 * u32::from(level))
 }
 
-/// The present entries on the way to `at`: level, entry, whether it is a leaf.
-fn path(read: &dyn Fn(u64) -> Option<u64>, root: u64, levels: u8, at: u64) -> Result<Vec<(u8, u64, bool)>, u64> {
+/// Walks as hardware does, with nothing but the root and the bits of the specification. `Err`: a table that is none.
+fn walk<F: Kind>(read: &dyn Fn(u64) -> Option<u64>, root: u64, levels: u8, at: u64) -> Seen {
+    let path = path::<F>(read, root, levels, at)?;
+    for table in path.iter().filter(|e| !e.leaf) {
+        assert_eq!(F::rights(table.entry), RW, "a table that grants less than its leaves may");
+    }
+    let leaf = path.last().filter(|e| e.leaf);
+    Ok(leaf.map(|e| ((e.entry & ADDRESS) + (at & (size(e.level) - 1)), F::rights(e.entry))))
+}
+
+/// A present entry on the way to an address.
+#[derive(Clone, Copy)]
+struct Step {
+    level: u8,
+    entry: u64,
+    leaf: bool,
+    /// Where it is.
+    at: u64,
+}
+
+/// The present entries on the way to `at`.
+fn path<F: Kind>(read: &dyn Fn(u64) -> Option<u64>, root: u64, levels: u8, at: u64) -> Result<Vec<Step>, u64> {
     let (mut table, mut seen) = (root, Vec::new());
     for level in (1..=levels).rev() {
         let i = at >> (3 + 9 * u32::from(level)) & 511;
         let entry = read(table + i * 8).ok_or(table)?;
-        if entry & 3 == 0 {
+        if entry & F::PRESENT == 0 {
             break;
         }
-        assert!(entry & 1 << 62 == 0 && (level <= 3 || entry & 0x80 == 0), "reserved bits in {entry:#x}");
         let leaf = level == 1 || entry & 0x80 != 0;
-        assert!(leaf || entry & 0x800 == 0, "reserved bit 11 in {entry:#x}");
-        seen.push((level, entry, leaf));
+        assert!(entry & F::reserved(level, leaf) == 0, "reserved bits in {entry:#x}");
+        seen.push(Step { level, entry, leaf, at: table + i * 8 });
         if leaf {
             break;
         }
-        table = entry & 0x000f_ffff_ffff_f000;
+        table = entry & ADDRESS;
     }
     Ok(seen)
 }
 
 /// Every table: how many there are, and what their leaves map. Checks that no table but the root is empty.
-fn survey(host: &Host, root: u64, levels: u8, base: u64, out: &mut Vec<(u64, u64, u64, Access)>) -> u64 {
+fn survey<F: Kind>(host: &Host, root: u64, levels: u8, base: u64, out: &mut Vec<(u64, u64, u64, Access)>) -> u64 {
     let mut tables = 1;
     for i in 0..512 {
         let entry = host.read(root + i * 8).expect("a live table");
-        let size = 1u64 << (3 + 9 * u32::from(levels));
-        let at = base + i * size;
-        let to = entry & 0x000f_ffff_ffff_f000;
-        if entry & 3 == 0 {
+        let at = base + i * size(levels);
+        let to = entry & ADDRESS;
+        if entry & F::PRESENT == 0 {
             assert_eq!(entry, 0, "an entry that is neither empty nor visible");
         } else if levels == 1 || entry & 0x80 != 0 {
-            assert_eq!(entry & SecondStage::MARK, 0);
-            out.push((at, at + (size - 1), to, Access::from_bits_truncate(entry as u8 & 3)));
+            assert_eq!(entry & F::MARK, 0);
+            out.push((at, at + (size(levels) - 1), to, F::rights(entry)));
         } else {
             let before = out.len();
-            tables += survey(host, to, levels - 1, at, out);
+            tables += survey::<F>(host, to, levels - 1, at, out);
             assert!(out.len() > before, "an empty table at {at:#x}");
         }
     }
@@ -135,9 +229,9 @@ fn survey(host: &Host, root: u64, levels: u8, base: u64, out: &mut Vec<(u64, u64
 }
 
 /// An address space, its model, and the freed tables that wait for a flush.
-struct Bench {
+struct Bench<F: Kind> {
     host: Host,
-    paging: Paging<SecondStage>,
+    paging: Paging<F>,
     model: Model,
     freed: FreedTables,
     levels: u8,
@@ -146,10 +240,10 @@ struct Bench {
 
 const OUTPUT: u8 = 46;
 
-impl Bench {
+impl<F: Kind> Bench<F> {
     fn new(levels: u8, sizes: PageSizes, coherent: bool, seed: u64) -> Self {
         let host = if coherent { Host::new() } else { Host::incoherent() };
-        let format = SecondStage::new(levels, sizes, seed & 1 == 0, seed & 6 == 0, coherent).unwrap();
+        let format = F::make(levels, sizes, coherent, seed);
         let limits = Limits { input: 64, output: OUTPUT, coherent, node: None };
         let paging = Paging::new(&host, format, limits).unwrap();
         Bench { host, paging, model: Model::default(), freed: FreedTables::new(), levels, random: Random(seed | 1) }
@@ -166,12 +260,29 @@ impl Bench {
         let regions = [0, 3 * G1, top / 2 - 2 * G1, top / 4 - G1, top - 4 * G1];
         let base = regions[r.below(5) as usize] + r.below(4) * G1;
         let near = |r: &mut Random, n: u64| [0, 1, 2, n / 2, n - 2, n - 1][r.below(6) as usize];
-        base + near(r, 512) * M2 + if r.one_in(3) { 0 } else { near(r, 512) * PAGE }
+        let at = base + near(r, 512) * M2 + if r.one_in(3) { 0 } else { near(r, 512) * PAGE };
+        if F::CANONICAL && r.one_in(2) { at | self.upper() } else { at }
+    }
+
+    /// Where the upper half begins.
+    fn upper(&self) -> u64 {
+        u64::MAX << (11 + 9 * self.levels)
+    }
+
+    /// The last address of the half that `at` is in.
+    fn end_of(&self, at: u64) -> u64 {
+        if at > self.paging.last().get() { u64::MAX } else { self.paging.last().get() }
+    }
+
+    /// Whether hardware takes the address.
+    fn valid(&self, at: u64) -> bool {
+        at <= self.paging.last().get() || F::CANONICAL && at >= self.upper()
     }
 
     /// A range and what it could lead to.
     fn range(&mut self) -> (u64, u64, u64) {
         let at = self.address();
+        let end = self.end_of(at);
         let r = &mut self.random;
         let alignment = r.below(4);
         // Much memory in small pages only now and then.
@@ -184,7 +295,7 @@ impl Bench {
             4 => (500 + r.below(30)) * PAGE,
             _ => (1 + r.below(20)) * PAGE,
         };
-        let len = len.min(self.paging.last().get() - at + 1);
+        let len = len.min((end - at).saturating_add(1));
         let to = match alignment {
             0 => at % G1,
             1 => at % M2 + r.below(1 << 10) * M2,
@@ -196,8 +307,8 @@ impl Bench {
     /// One random operation on both, results compared; what is stale.
     fn step(&mut self) -> Option<Stale> {
         let (at, len, to) = self.range();
-        let last = at + len - 1;
-        let how = [RW, RW, Access::READ, Access::WRITE][self.random.below(4) as usize];
+        let last = at + (len - 1);
+        let how = F::RIGHTS[self.random.below(4) as usize];
         let kind = self.random.below(16);
         let stale = match kind {
             0..7 => {
@@ -248,7 +359,8 @@ impl Bench {
                 done.ok().flatten()
             }
         };
-        for probe in [at, last & !(PAGE - 1), at.wrapping_sub(PAGE), last + 1, at + self.random.below(len)] {
+        for probe in [at, last & !(PAGE - 1), at.wrapping_sub(PAGE), last.wrapping_add(1), at + self.random.below(len)]
+        {
             self.probe(probe);
         }
         let probe = self.address();
@@ -270,27 +382,51 @@ impl Bench {
     fn survey(&mut self) {
         self.flush();
         let mut leaves = Vec::new();
-        let tables = survey(&self.host, self.root(), self.levels, 0, &mut leaves);
+        let tables = survey::<F>(&self.host, self.root(), self.levels, 0, &mut leaves);
         assert_eq!(tables, self.host.counts().frames, "a table leaked");
         let mut rest = self.model.clone();
         for (first, last, to, how) in leaves {
+            let (first, last) = (F::whole(self.levels, first), F::whole(self.levels, last));
             let mut runs = rest.take(first, last);
             runs.sort_unstable_by_key(|r| r.0);
             let mut next = first;
             for (f, l, t, h) in runs {
                 assert_eq!((f, t, h), (next, to + (f - first), how));
-                next = l + 1;
+                next = l.wrapping_add(1);
             }
-            assert_eq!(next, last + 1);
+            assert_eq!(next, last.wrapping_add(1));
         }
         assert!(rest.0.is_empty(), "mapped in the model alone: {:x?}", rest.0);
     }
 
+    /// What hardware reads on the way to `at`.
+    fn path(&self, at: u64) -> Vec<Step> {
+        path::<F>(&|at| self.host.read(at), self.root(), self.levels, at).unwrap()
+    }
+
+    /// Hardware uses the way to `at`, and writes to the page if it finds one: it sets the bits that it sets. Says which
+    /// addresses the page has.
+    fn used(&self, at: u64) -> Option<(u64, u64)> {
+        let mut page = None;
+        for e in self.path(at) {
+            if self.paging.format().live() {
+                self.host.hardware_or(e.at, F::ACCESSED | if e.leaf { F::DIRTY } else { 0 });
+            }
+            page = e.leaf.then(|| (at & !(size(e.level) - 1), at | (size(e.level) - 1)));
+        }
+        page
+    }
+
     /// The end: everything unmapped, one table left, then none.
     fn end(mut self) {
-        let all = Range::new(0, self.paging.last().get()).unwrap();
-        let done = self.paging.unmap(&self.host, all);
-        assert_eq!(done.is_ok(), !self.model.0.is_empty());
+        let mut any = false;
+        for first in [0, self.upper()] {
+            if self.valid(first) {
+                let half = Range::new(first, self.end_of(first)).unwrap();
+                any |= self.paging.unmap(&self.host, half).is_ok();
+            }
+        }
+        assert_eq!(any, !self.model.0.is_empty());
         self.flush();
         assert_eq!(self.host.counts().frames, 1);
         self.paging.into_freed(&self.host).release(&self.host);
@@ -299,332 +435,26 @@ impl Bench {
 }
 
 /// Every depth with every set of page sizes.
-fn kinds() -> impl Iterator<Item = (u8, PageSizes)> {
-    [3, 4, 5].into_iter().flat_map(|levels| (0..4).map(move |s| (levels, PageSizes::from_bits_truncate(s))))
+fn kinds<F: Kind>() -> impl Iterator<Item = (u8, PageSizes)> {
+    F::DEPTHS.iter().flat_map(|levels| (0..4).map(move |s| (*levels, PageSizes::from_bits_truncate(s))))
 }
 
-#[test]
-fn random_operations_agree_with_a_plain_model() {
-    for (i, (levels, sizes)) in kinds().enumerate() {
-        let mut b = Bench::new(levels, sizes, true, 0x1234_5678 + i as u64);
-        // What the unit keeps in its caches: level, first address, entry, leaf. An invalidation drops what it covers whole.
-        let mut cached: Vec<(u8, u64, u64, bool)> = Vec::new();
-        for n in 0..scaled(150_000) {
-            let stale = b.step();
-            if let Some(stale) = stale {
-                cached.retain(|&(level, first, _, leaf)| {
-                    let span = (1u64 << (3 + 9 * u32::from(level))) - 1;
-                    let covered = stale.range.contains(&Range::new(first, first + span).unwrap());
-                    !(covered && (leaf || !stale.leaf_only))
-                });
+/// A test for each format.
+macro_rules! both {
+    ($($test:ident)*) => {$(
+        mod $test {
+            use super::{FirstStage, SecondStage};
+
+            #[test]
+            fn second_stage() {
+                super::$test::<SecondStage>();
             }
-            if n % 16 == 0 {
-                let read = |at| b.host.read(at);
-                for &(level, first, entry, _) in &cached {
-                    let now = path(&read, b.paging.root(&b.host).get(), levels, first).unwrap();
-                    let same = now.iter().any(|e| e.0 == level && (e.1 ^ entry) & 0x000f_ffff_ffff_f803 == 0);
-                    assert!(same, "stale in the caches: level {level} at {first:#x}: {entry:#x}");
-                }
-                if cached.len() > 40 {
-                    cached.clear();
-                }
-                let at = match b.model.0.iter().nth(b.random.below(30) as usize) {
-                    Some((first, _)) if n % 32 == 0 => *first,
-                    _ => b.address(),
-                };
-                for (level, entry, leaf) in path(&|at| b.host.read(at), b.root(), levels, at).unwrap() {
-                    cached.push((level, at >> (3 + 9 * u32::from(level)) << (3 + 9 * u32::from(level)), entry, leaf));
-                }
-            }
-            if n % 8 == 0 {
-                b.flush();
-            }
-            if n % 8192 == 0 {
-                b.survey();
+
+            #[test]
+            fn first_stage() {
+                super::$test::<FirstStage>();
             }
         }
-        b.survey();
-        b.end();
-    }
+    )*};
 }
-
-/// Where a walk led, or the address that it took for a table.
-type Seen = Result<Option<(u64, Access)>, u64>;
-
-/// What hardware may see while an operation runs.
-struct Watch {
-    host: Host,
-    root: u64,
-    levels: u8,
-    random: Random,
-    coherent: bool,
-    probes: Vec<u64>,
-    /// Per probe, every translation seen.
-    seen: Vec<Vec<Seen>>,
-    stores: u64,
-}
-
-impl Watch {
-    fn look(&mut self) {
-        self.stores += 1;
-        for (i, &at) in self.probes.iter().enumerate() {
-            // Lines of a device that does not snoop may have left the caches early, one and not another.
-            let mix = RefCell::new(self.random.clone());
-            let read = |at| match !self.coherent && mix.borrow_mut().one_in(2) {
-                true => self.host.read_memory(at),
-                false => self.host.read(at),
-            };
-            let got = walk(&read, self.root, self.levels, at);
-            self.random = mix.into_inner();
-            if !self.seen[i].contains(&got) {
-                self.seen[i].push(got);
-            }
-        }
-    }
-}
-
-/// Looks at `probes` after every store of `body`.
-fn watched(b: &mut Bench, probes: Vec<u64>, coherent: bool, body: impl FnOnce(&mut Bench)) -> Watch {
-    let seen = std::vec![Vec::new(); probes.len()];
-    let (host, root, levels, random) = (b.host.clone(), b.root(), b.levels, b.random.clone());
-    let w = Rc::new(RefCell::new(Watch { host, root, levels, random, coherent, probes, seen, stores: 0 }));
-    let inner = w.clone();
-    watch(move || inner.borrow_mut().look(), || body(b));
-    Rc::into_inner(w).unwrap().into_inner()
-}
-
-fn old_or_new(coherent: bool, ops: u64) {
-    for (i, (levels, sizes)) in kinds().enumerate() {
-        let mut b = Bench::new(levels, sizes, coherent, 0x77 + i as u64);
-        for n in 0..scaled(ops) {
-            let mut probes = Vec::new();
-            // The operation to come, known by a clone of its numbers.
-            let ahead = b.random.clone();
-            let (at, len, _) = b.range();
-            b.random = ahead;
-            for _ in 0..2 {
-                let inside = at + b.random.clone().below(len);
-                probes.extend([at, at + len - 1, at.wrapping_sub(1), at + len, inside, b.address()]);
-            }
-            probes.retain(|at| *at <= b.paging.last().get());
-            if len > 8 * M2 && n % 64 != 0 {
-                probes.truncate(1);
-            }
-            let before: Vec<_> = probes.iter().map(|at| b.model.at(*at)).collect();
-            let random = b.random.clone();
-            let mut attempted = None;
-            let w = watched(&mut b, probes, coherent, |b| attempted = b.step());
-            b.random = random;
-            b.random.next();
-            let _ = attempted;
-            for ((at, seen), old) in w.probes.iter().zip(&w.seen).zip(before) {
-                let new = b.model.at(*at);
-                for got in seen {
-                    let Ok(got) = got else { panic!("hardware at {at:#x} walked into what is no table") };
-                    // A map that fails at a later address has shown what it mapped up to there.
-                    let known = *got == old || *got == new || (old.is_none() && new.is_none() && attempted.is_some());
-                    assert!(known, "at {at:#x}: {old:x?}, then {got:x?}, then {new:x?}");
-                }
-                let memory = walk(&|at| b.host.read_memory(at), b.root(), levels, *at);
-                assert_eq!(memory, Ok(new), "memory at {at:#x} after the last fence");
-            }
-            if n % 4 == 0 {
-                b.flush();
-            }
-        }
-        b.survey();
-        b.end();
-    }
-}
-
-#[test]
-fn hardware_that_looks_between_two_stores_sees_old_or_new() {
-    old_or_new(true, 1500);
-}
-
-#[test]
-fn hardware_that_does_not_snoop_sees_old_or_new() {
-    old_or_new(false, 1500);
-}
-
-#[test]
-fn a_split_changes_nothing_for_the_rest_of_the_page() {
-    for coherent in [true, false] {
-        let mut b = Bench::new(4, PageSizes::all(), coherent, 1);
-        b.paging.map(&b.host, Iova::at(G1), Hpa::new(4 * G1).unwrap(), G1, RW).unwrap();
-        assert_eq!(b.paging.translate(&b.host, Iova::at(G1 + 5)), Some((Hpa::new(4 * G1 + 5).unwrap(), G1, RW)));
-        let cut = G1 + 7 * M2 + 3 * PAGE;
-        let mut probes: Vec<u64> = (0..512).map(|i| G1 + i * M2 + i * PAGE).collect();
-        probes.extend((0..512).map(|i| G1 + 7 * M2 + i * PAGE).filter(|at| *at != cut));
-        let w = watched(&mut b, probes, coherent, |b| {
-            let stale = b.paging.unmap(&b.host, Range::new(cut, cut + PAGE - 1).unwrap()).unwrap();
-            assert_eq!(stale, Stale { range: Range::new(G1, 2 * G1 - 1).unwrap(), leaf_only: false });
-        });
-        // Two tables of 512, two links, the leaf, its table's count; and each probe always one and the same.
-        assert_eq!(w.stores, 512 * 2 + 2 + 2);
-        for (at, seen) in w.probes.iter().zip(w.seen) {
-            assert_eq!(seen, [Ok(Some((at + 3 * G1, RW)))]);
-        }
-        assert_eq!(b.host.counts().frames, 4);
-        assert_eq!(b.paging.translate(&b.host, Iova::at(cut)), None);
-        // The rest of the page has no more use for the tables than its last part.
-        b.paging.unmap(&b.host, Range::new(G1, cut - 1).unwrap()).unwrap();
-        b.paging.unmap(&b.host, Range::new(cut + PAGE, 2 * G1 - 1).unwrap()).unwrap();
-        b.flush();
-        assert_eq!(b.host.counts().frames, 1);
-    }
-}
-
-#[test]
-fn accessed_and_dirty_survive_a_split_and_a_change_of_rights() {
-    let mut b = Bench::new(3, PageSizes::all(), true, 3);
-    b.paging.map(&b.host, Iova::at(0), Hpa::new(G1).unwrap(), M2, RW).unwrap();
-    // As hardware would, in the leaf at the root's first table.
-    let leaf = path(&|at| b.host.read(at), b.root(), 3, 0).unwrap()[0].1 & 0x000f_ffff_ffff_f000;
-    b.host.hardware_or(leaf, 0x300);
-    b.paging.protect(&b.host, Range::new(PAGE, 2 * PAGE - 1).unwrap(), Access::READ).unwrap();
-    for (at, rights) in [(0, 3), (PAGE, 1), (2 * PAGE, 3)] {
-        let entry = path(&|at| b.host.read(at), b.root(), 3, at).unwrap()[2].1;
-        assert_eq!(entry & 0x383, 0x300 | rights);
-    }
-}
-
-#[test]
-fn every_allocation_may_fail_and_leaves_nothing_behind() {
-    for coherent in [true, false] {
-        let page = |at, n| Range::new(at, at + n * PAGE - 1).unwrap();
-        type Op = Box<dyn Fn(&mut Bench) -> Result<(), Failed>>;
-        let to = |at: u64| Hpa::new(at).unwrap();
-        let ops: Vec<Op> = std::vec![
-            Box::new(move |b| b.paging.map(&b.host, Iova::at(G1 - 3 * PAGE), to(PAGE), 5 * M2, RW)),
-            Box::new(move |b| b.paging.map(&b.host, Iova::at(512 * G1 - M2), to(G1), 2 * M2 + PAGE, RW)),
-            Box::new(move |b| b.paging.map(&b.host, Iova::at(3 * G1 + M2), to(PAGE), 3 * M2, RW)),
-            Box::new(move |b| b.paging.unmap(&b.host, page(2 * G1 + PAGE, 1)).map(|_| ())),
-            Box::new(move |b| b.paging.unmap(&b.host, page(2 * G1 + M2 + PAGE, (G1 + M2) / PAGE)).map(|_| ())),
-            Box::new(move |b| b.paging.protect(&b.host, page(2 * G1 + M2 + PAGE, 513), Access::READ).map(|_| ())),
-        ];
-        for op in ops {
-            let mut failures = 0;
-            loop {
-                let mut b = Bench::new(4, PageSizes::all(), coherent, 1);
-                for (at, first, len) in [(2 * G1, 8 * G1, G1), (3 * G1, 20 * G1, M2), (3 * G1 + 4 * M2, 24 * G1, M2)] {
-                    b.paging.map(&b.host, Iova::at(at), to(first), len, RW).unwrap();
-                    b.model.map(at, at + len - 1, first, RW);
-                }
-                let frames = b.host.counts().frames;
-                b.host.fail_after(Some(failures));
-                let done = op(&mut b);
-                b.host.fail_after(None);
-                let Err(e) = done else { break };
-                assert_eq!(e.error.why, MapWhy::OutOfFrames);
-                b.survey();
-                // A page that was split already stays so: the same mapping in more tables.
-                assert!(b.host.counts().frames == frames || e.stale.is_some_and(|s| !s.leaf_only));
-                b.end();
-                failures += 1;
-            }
-            assert!(failures >= 1);
-        }
-        let host = Host::new();
-        host.fail_after(Some(0));
-        let limits = Limits { input: 48, output: 46, coherent, node: None };
-        assert!(
-            Paging::new(&host, SecondStage::new(4, PageSizes::all(), false, false, true).unwrap(), limits).is_err()
-        );
-    }
-}
-
-#[test]
-fn bulk_operations_store_flush_and_fence_as_little_as_can_be() {
-    let gib = Range::new(5 * G1, 6 * G1 - 1).unwrap();
-    for coherent in [true, false] {
-        let mut b = Bench::new(4, PageSizes::all(), coherent, 1);
-        let start = b.host.counts();
-        // Misaligned, so in pages of 4 KiB: 512 tables of them, two above.
-        let w = watched(&mut b, Vec::new(), coherent, |b| {
-            b.paging.map(&b.host, gib.first, Hpa::new(9 * G1 + PAGE).unwrap(), G1, RW).unwrap();
-        });
-        let c = b.host.counts();
-        assert_eq!(c.frames - start.frames, 514);
-        // A store a page. A table is linked, counted in above, counts its own, is lit: the topmost once memory has it.
-        assert!(w.stores <= 512 * 512 + 4 * 514 + 1, "{}", w.stores);
-        let lines = if coherent { 0 } else { 514 * 64 + 1 };
-        assert_eq!(c.lines - start.lines, lines, "a line once: new tables, and the root's entry");
-        assert_eq!(c.fences - start.fences, if coherent { 0 } else { 2 }, "before the tables show, and at the end");
-        // One store takes it all away.
-        let w = watched(&mut b, Vec::new(), coherent, |b| {
-            let stale = b.paging.unmap(&b.host, gib).unwrap();
-            assert_eq!(stale, Stale { range: Range::new(0, 512 * G1 - 1).unwrap(), leaf_only: false });
-        });
-        assert!(w.stores <= 8, "{}", w.stores);
-        let after = b.host.counts();
-        assert_eq!(after.fences - c.fences, if coherent { 0 } else { 1 });
-        assert!(after.lines - c.lines <= if coherent { 0 } else { 2 });
-        b.flush();
-        assert_eq!(b.host.counts().frames, 1);
-
-        // Into tables that are there: a flush a line, one fence.
-        b.paging.map(&b.host, Iova::at(0), Hpa::new(PAGE).unwrap(), PAGE, RW).unwrap();
-        let c = b.host.counts();
-        b.paging.map(&b.host, Iova::at(8 * PAGE), Hpa::new(0).unwrap(), 64 * PAGE, RW).unwrap();
-        let stale = b.paging.unmap(&b.host, Range::new(8 * PAGE, 72 * PAGE - 1).unwrap()).unwrap();
-        assert_eq!(stale, Stale { range: Range::new(8 * PAGE, 72 * PAGE - 1).unwrap(), leaf_only: true });
-        let after = b.host.counts();
-        assert_eq!((after.fences - c.fences, after.lines - c.lines), if coherent { (0, 0) } else { (2, 16) });
-        b.paging.unmap(&b.host, Range::new(0, PAGE - 1).unwrap()).unwrap();
-        b.end();
-    }
-}
-
-#[test]
-fn the_best_sizes_are_taken() {
-    let mut b = Bench::new(4, PageSizes::all(), true, 1);
-    let at = G1 - M2 - PAGE;
-    b.paging.map(&b.host, Iova::at(at), Hpa::new(8 * G1 + at).unwrap(), PAGE + M2 + G1 + M2 + PAGE, RW).unwrap();
-    let size = |at| b.paging.translate(&b.host, Iova::at(at)).map(|t| t.1);
-    assert_eq!([at, at + PAGE, G1, 2 * G1, 2 * G1 + M2].map(size), [PAGE, M2, G1, M2, PAGE].map(Some));
-    assert_eq!((size(at - 1), size(2 * G1 + M2 + PAGE)), (None, None));
-}
-
-#[test]
-fn what_cannot_be_mapped_is_refused_by_name() {
-    let host = Host::new();
-    let format = SecondStage::new(3, PageSizes::all(), false, false, true).unwrap();
-    let limits = Limits { input: 38, output: 40, coherent: true, node: None };
-    let mut paging = Paging::new(&host, format, limits).unwrap();
-    let mut map = |at: u64, to: u64, len: u64, how| {
-        paging
-            .map(&host, Iova::at(at), Hpa::new(to).unwrap(), len, how)
-            .map_err(|e| (e.error.why, e.error.at.get(), e.stale))
-    };
-    let top = 1u64 << 38;
-    assert_eq!(map(1, 0, PAGE, RW), Err((MapWhy::Alignment, 1, None)));
-    assert_eq!(map(0, 1, PAGE, RW), Err((MapWhy::Alignment, 0, None)));
-    assert_eq!(map(0, 0, 0, RW), Err((MapWhy::Alignment, 0, None)));
-    assert_eq!(map(0, 0, 100, RW), Err((MapWhy::Alignment, 0, None)));
-    assert_eq!(map(0, 0, PAGE, Access::empty()), Err((MapWhy::Access, 0, None)));
-    assert_eq!(map(top, 0, PAGE, RW), Err((MapWhy::Width, top, None)));
-    assert_eq!(map(top - PAGE, 0, 2 * PAGE, RW), Err((MapWhy::Width, top - PAGE, None)));
-    assert_eq!(map(0, (1 << 40) - PAGE, 2 * PAGE, RW), Err((MapWhy::Width, 0, None)));
-    assert_eq!(map(PAGE, 0, !(PAGE - 1), RW), Err((MapWhy::Width, PAGE, None)));
-    assert_eq!(map(!(PAGE - 1), 0, PAGE, RW), Err((MapWhy::Width, !(PAGE - 1), None)));
-    for at in [0xfee0_0000, 0xfeef_f000, 0xfedf_f000] {
-        assert_eq!(map(at, 0, 2 * PAGE, RW), Err((MapWhy::InterruptRange, at, None)));
-        assert_eq!(map(0, at, 2 * PAGE, RW), Err((MapWhy::InterruptRange, 0, None)));
-    }
-    assert_eq!(map(0xfedf_f000, 0xfef0_0000, PAGE, RW), Ok(()));
-    assert_eq!(map(0xfef0_0000, 0xfedf_f000, PAGE, RW), Ok(()));
-    assert_eq!(map(top - PAGE, (1 << 40) - PAGE, PAGE, RW), Ok(()));
-    assert_eq!(map(top - M2, 0, M2, RW), Err((MapWhy::Mapped, top - PAGE, None)));
-    // Nothing that failed before it stored left a table.
-    assert_eq!(host.counts().frames, 6);
-    let range = |a, b| Range::new(a, b).unwrap();
-    let why = |r: Result<Stale, Failed>| r.map_err(|e| e.error.why);
-    assert_eq!(why(paging.unmap(&host, range(0, 100))), Err(MapWhy::Alignment));
-    assert_eq!(why(paging.unmap(&host, range(0, top * 2 - 1))), Err(MapWhy::Width));
-    assert_eq!(why(paging.unmap(&host, range(0, PAGE - 1))), Err(MapWhy::NotMapped));
-    assert_eq!(paging.translate(&host, Iova::at(top)), None);
-    assert_eq!(paging.translate(&host, Iova::at(u64::MAX)), None);
-    paging.into_freed(&host).release(&host);
-    assert_eq!(host.counts().frames, 0);
-}
+use both;
