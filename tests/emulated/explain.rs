@@ -62,7 +62,9 @@ fn the_driver_says_what_the_unit_does(profile: &Profile, mode: Mode) {
     let (group, domain, ear) = rig.attached(dev(3));
     let (other, theirs, _) = rig.attached(BEHIND[0]);
     map(&domain, AT, page, 0x1000);
-    for (n, how) in [(1, Access::READ), (2, Access::WRITE), (3, Access::READ | Access::WRITE)] {
+    // First-stage tables have no right to write alone.
+    let alone = if rig.first_stage() { Access::READ } else { Access::empty() };
+    for (n, how) in [(1, Access::READ), (2, Access::WRITE | alone), (3, Access::READ | Access::WRITE)] {
         domain.map(Iova::at(AT + n * 0x1000), hpa(page), 0x1000, how).expect("free");
     }
     map(&theirs, AT + 0x2000, page, 0x1000);
