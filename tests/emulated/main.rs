@@ -23,6 +23,7 @@ mod offers;
 mod pasids;
 mod power;
 mod queue;
+mod regressions;
 mod several;
 mod shared;
 mod speed;
@@ -67,6 +68,7 @@ const ALL: &[&[Story]] = &[
     pasids::STORIES,
     power::STORIES,
     queue::STORIES,
+    regressions::STORIES,
     several::STORIES,
     shared::STORIES,
     speed::STORIES,
