@@ -18,6 +18,7 @@ mod exhaustion;
 mod explain;
 mod faults;
 mod flush;
+mod foreign;
 mod map;
 mod offers;
 mod pasids;
@@ -25,7 +26,6 @@ mod power;
 mod queue;
 mod regressions;
 mod several;
-mod shared;
 mod speed;
 mod split;
 mod take_over;
@@ -64,13 +64,13 @@ const ALL: &[&[Story]] = &[
     explain::STORIES,
     faults::STORIES,
     flush::STORIES,
+    foreign::STORIES,
     map::STORIES,
     pasids::STORIES,
     power::STORIES,
     queue::STORIES,
     regressions::STORIES,
     several::STORIES,
-    shared::STORIES,
     speed::STORIES,
     split::STORIES,
     take_over::STORIES,
