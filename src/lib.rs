@@ -81,6 +81,7 @@ pub use host::error::{Class, Error, ErrorKind, Field, MapError, MapWhy, Need, St
 #[cfg(feature = "observe")]
 pub use host::observe::{Store, observe};
 pub use host::platform::{Event, Identity, Message, Mmio, Platform, PlatformError, Registers};
+pub use space::address_space::AddressSpace;
 pub use space::domain::{Deferred, Domain, Edit, FlushMode, Strict};
 pub use space::flush::Flushed;
 #[cfg(feature = "x86_64")]
@@ -88,7 +89,6 @@ pub use space::foreign::PageTables;
 pub use space::foreign::{CheckedTables, ForeignTables, Offers, Place, Refused, TableForm};
 pub use space::iova::{IovaError, IovaSpace};
 pub use space::paging::{Access, PageSizes};
-pub use space::shared::{AddressSpace, NotShared};
 pub use space::spec::{DomainSpec, Stage};
 pub use space::unmapped::{NotFlushed, Pending, Unmapped};
 pub use unit::bring_up::{Skipped, TakeOver};

@@ -10,14 +10,14 @@ use super::entries::{self, Aim};
 use super::events::Events;
 use super::group::GroupId;
 use super::registry::{Attached, Member, Owner};
-use crate::host::address::{DeviceId, Hpa, INTERRUPT_RANGE, Pasid, Range, SourceId};
+use crate::host::address::{DeviceId, INTERRUPT_RANGE, Pasid, Range, SourceId};
 use crate::host::error::{Error, ErrorKind, Field, Need};
 use crate::host::grow;
 use crate::host::mem::Shared;
 use crate::host::platform::Platform;
+use crate::space::address_space::AddressSpace;
 use crate::space::domain::{Deferred, Domain, Strict};
-use crate::space::foreign::{ForeignTables, TableForm};
-use crate::space::shared::{AddressSpace, NotShared};
+use crate::space::foreign::{Offers, Refused, TableForm};
 use crate::space::spec::DomainSpec;
 use crate::space::state::User;
 use crate::unit::flights::Flights;
@@ -38,7 +38,7 @@ pub enum Target<'a, P: Platform> {
     Domain(&'a Domain<P, Strict>),
     /// A domain that flushes at `sync`.
     Deferred(&'a Domain<P, Deferred>),
-    /// A CPU's own page tables. Refused for devices with regions reserved by firmware, which nobody can map there.
+    /// A CPU's own tables.
     Shared(&'a AddressSpace<P>),
 }
 
@@ -91,13 +91,16 @@ impl<P: Platform> Group<P> {
         let registry = core.registry()?;
         let place = registry.place(id)?;
         // Also after a `bring_up` or `hand_back` that failed half-way: where translation is off nothing can be promised.
-        if let Some(unit) = core.units().iter().find(|u| !u.translates()) {
+        if let Some(unit) = core.units().iter().find(|u| !u.translates() && !u.removed()) {
             return Err(ErrorKind::State(unit.idle()).into());
         }
         for m in registry.members(place) {
             let Some(unit) = m.unit().and_then(|i| core.units().get(i)) else {
                 return Err(ErrorKind::Unsupported(Need::Unit).of(m.device));
             };
+            if unit.removed() {
+                return Err(ErrorKind::UnitGone.on(unit.id).of(m.device));
+            }
             if unit.stopped() {
                 return Err(ErrorKind::State(unit.idle()).on(unit.id).of(m.device));
             }
@@ -192,17 +195,16 @@ impl<P: Platform> Group<P> {
         DomainSpec::best_of(members).unwrap_or_default()
     }
 
-    /// An address space for devices of this group on a CPU's own page tables, of `levels` 4 or 5 with the top one at `root`: checked
-    /// for the units of the group, and refused with the reason where these could not walk them. Reads all of the tables.
-    pub fn share_tables(
-        &self,
-        form: TableForm,
-        root: Hpa,
-        levels: u8,
-        tables: &dyn ForeignTables,
-    ) -> Result<AddressSpace<P>, NotShared> {
-        let units = self.members().iter().filter_map(|m| self.core.units().get(m.unit()?));
-        AddressSpace::new(self.core.machine(), units, (form, root, levels), tables, self.core.hpa_width())
+    /// What all units of the group offer to tables of a CPU, for [`CheckedTables::check`](crate::CheckedTables::check).
+    pub fn table_offers(&self, form: TableForm) -> Result<Offers, Refused> {
+        let units = self.core.units();
+        let members = self.members().iter().filter_map(|m| units.get(m.unit()?));
+        let mut all = None;
+        for unit in members {
+            let offers = Offers::of(unit, form, self.core.hpa_width())?;
+            all = Some(all.map_or(offers, |others| offers.and(others).unwrap_or(offers)));
+        }
+        all.ok_or(Refused::Stage(form))
     }
 
     /// Whose entries a change is about: each requester id with the unit that serves it.
@@ -327,7 +329,7 @@ impl<P: Platform> Group<P> {
             Target::Identity => Attached::Identity,
             Target::Domain(d) => Attached::Space(d.space.clone()),
             Target::Deferred(d) => Attached::Space(d.space.clone()),
-            Target::Shared(s) => Attached::Space(s.space.clone()),
+            Target::Shared(a) => Attached::Space(a.space.clone()),
         };
         // Its flushes would go to another machine's units.
         if let Attached::Space(space) = &new

@@ -2,17 +2,32 @@
 
 use super::group::Groups;
 use super::pci::Tree;
-use super::registry::{DeviceCache, Member, Registry};
+use super::registry::{DeviceCache, Found, Member};
 use crate::dmar::{ScopeKind, Topology};
-use crate::host::address::DeviceId;
+use crate::host::address::{DeviceId, UnitId};
 use crate::host::error::Error;
 use crate::host::grow;
 use crate::host::platform::Platform;
-use crate::unit::Unit;
+use crate::unit::Units;
 use alloc::vec::Vec;
 
 /// Looks at the whole machine, turns isolation on where ports have it, and groups what cannot be told apart.
-pub(crate) fn registry<P: Platform>(p: &P, topology: &Topology, units: &[Unit<P>]) -> Result<Registry<P>, Error> {
+pub(crate) fn machine<P: Platform>(p: &P, topology: &Topology, units: Units<'_, P>) -> Result<Found, Error> {
+    groups(p, topology, &|u| units.iter().position(|x| x.id == u), &|_| true)
+}
+
+/// The same of what is behind a unit that came later: `topology` holds no other, and it is to be in place `place`.
+pub(crate) fn behind<P: Platform>(p: &P, topology: &Topology, place: usize) -> Result<Found, Error> {
+    groups(p, topology, &|_| Some(place), &|members| members.iter().any(|m| m.unit().is_some()))
+}
+
+/// Groups with their members, as far as they are wanted; `place` says where the unit is that serves a device.
+fn groups<P: Platform>(
+    p: &P,
+    topology: &Topology,
+    place: &dyn Fn(UnitId) -> Option<usize>,
+    wanted: &dyn Fn(&[Member]) -> bool,
+) -> Result<Found, Error> {
     let mut tree = Tree::scan(p, topology.units().iter().map(|u| u.segment))?;
     let mut acpi = Vec::new();
     for (_, _, id) in topology.sources(ScopeKind::Acpi, &tree) {
@@ -27,21 +42,23 @@ pub(crate) fn registry<P: Platform>(p: &P, topology: &Topology, units: &[Unit<P>
     for g in groups.iter() {
         let mut members = Vec::new();
         for d in groups.members(g) {
-            grow::push(&mut members, member(d, topology, &tree, &groups, units)?)?;
+            grow::push(&mut members, member(d, topology, &tree, &groups, place)?)?;
         }
-        grow::push(&mut list, (g, members))?;
+        if wanted(&members) {
+            grow::push(&mut list, (g, members))?;
+        }
     }
-    Ok(Registry::new(tree, groups, list)?)
+    Ok(Found { tree, groups, list })
 }
 
-fn member<P: Platform>(
+fn member(
     device: DeviceId,
     topology: &Topology,
     tree: &Tree,
     groups: &Groups,
-    units: &[Unit<P>],
+    place: &dyn Fn(UnitId) -> Option<usize>,
 ) -> Result<Member, Error> {
-    let unit = topology.unit_of(device, tree).and_then(|u| units.iter().position(|x| x.id == u.id));
+    let unit = topology.unit_of(device, tree).and_then(|u| place(u.id));
     let mut sources = Vec::new();
     for (id, _) in groups.requester_ids(device) {
         grow::push(&mut sources, id.source)?;

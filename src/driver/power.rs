@@ -35,7 +35,7 @@ impl<P: Platform> Vtd<P> {
     pub fn suspend(&self) -> Result<(), Error> {
         let core = &*self.0;
         core.registry()?;
-        core.units().iter().try_for_each(|u| u.suspend(core.host()))
+        core.units().iter().filter(|u| !u.removed()).try_for_each(|u| u.suspend(core.host()))
     }
 
     /// Puts all units back to work as `suspend` left them, whether or not they kept their registers: each is the unit that
@@ -47,15 +47,16 @@ impl<P: Platform> Vtd<P> {
     /// where the driver was never up. Waits, with deadlines.
     pub fn resume(&self) -> Result<(), Error> {
         let core = &*self.0;
-        let (host, units) = (core.host(), core.units());
+        let host = core.host();
+        let units = || core.units().iter().filter(|u| !u.removed());
         core.registry()?;
         // Every step on all units before the next on any, as when they were brought up.
-        units.iter().try_for_each(|u| u.wake_up(host))?;
-        units.iter().try_for_each(|u| u.restart_queue(host))?;
-        units.iter().try_for_each(|u| u.restore_tables(host))?;
-        units.iter().try_for_each(|u| u.restore_translation(host))?;
+        units().try_for_each(|u| u.wake_up(host))?;
+        units().try_for_each(|u| u.restart_queue(host))?;
+        units().try_for_each(|u| u.restore_tables(host))?;
+        units().try_for_each(|u| u.restore_translation(host))?;
         // A unit that was never brought up, or has been shut down, does not come to this.
-        match units.iter().all(|u| u.translates()) {
+        match units().all(|u| u.translates()) {
             true => Ok(()),
             false => Err(ErrorKind::State(State::NotUp).into()),
         }
