@@ -1,14 +1,16 @@
 //! Which groups there are, which unit serves each member, and who owns them.
 
+use super::ats::Offer;
 use super::events::Events;
 use super::group::{GroupId, Groups};
 use super::pci::{PasidCapability, Tree};
+use super::standing::Standing;
+use crate::dmar::IntegratedFlags;
 use crate::host::address::{DeviceId, Pasid, Range, SourceId};
 use crate::host::error::{Error, ErrorKind};
 use crate::host::mem::Shared;
 use crate::host::platform::Platform;
-use crate::host::sync::{AtomicU32, Lock, Ordering, Rank};
-use crate::hw::descriptors::Throttle;
+use crate::host::sync::{Lock, Rank};
 use crate::hw::pasid_tables::Allowed;
 use crate::space::state::Space;
 use crate::unit::Unit;
@@ -36,8 +38,14 @@ pub(crate) struct Member {
     pub(crate) reserved: Vec<(Range, bool)>,
     /// Its PASID capability.
     pub(crate) pasid: Option<PasidCapability>,
-    /// Its own translation cache.
-    pub(crate) cache: DeviceCache,
+    /// What is known of it and its translation cache.
+    pub(crate) ats: Offer,
+    /// How it stands.
+    pub(crate) standing: Standing,
+    /// What firmware says of it, where it is integrated and listed.
+    pub(crate) flags: Option<IntegratedFlags>,
+    /// Whether it can send page requests.
+    pub(crate) page_requests: bool,
 }
 
 impl Member {
@@ -50,22 +58,8 @@ impl Member {
     pub(crate) fn requester<P: Platform>(&self, unit: &Unit<P>) -> Requester {
         let ecap = unit.caps.ecap;
         let bits = self.pasid.filter(|_| unit.scalable() && ecap.pasid()).map_or(0, |c| c.width.min(ecap.pss()));
-        let allowed = Allowed { pasid: bits != 0, device_tlb: self.cache.throttle().is_some(), page_requests: false };
+        let allowed = Allowed { pasid: bits != 0, device_tlb: self.standing.throttle().is_some(), page_requests: false };
         Requester { pasid_bits: bits, allowed }
-    }
-}
-
-/// Whether a device has its own translation cache on, and how that is invalidated: read without a lock.
-#[derive(Default)]
-pub(crate) struct DeviceCache(AtomicU32);
-
-impl DeviceCache {
-    const ON: u32 = 1 << 31;
-
-    /// How to invalidate it; `None` where it is off.
-    pub(crate) fn throttle(&self) -> Option<Throttle> {
-        let v = self.0.load(Ordering::Acquire);
-        (v & Self::ON != 0).then_some(Throttle { pfsid: v as u16, mip: (v >> 16 & 0x1f) as u8 })
     }
 }
 

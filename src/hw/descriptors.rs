@@ -271,6 +271,13 @@ impl Descriptor {
         Self::new(Kind::PasidDeviceTlb, fields | Self::pfsid(throttle), q1)
     }
 
+    /// Device-TLB of `sid`: all mappings of requests with PASID, whichever (GI); for functions whose ATS capability has global
+    /// invalidations.
+    pub const fn p_dev_tlb_global(sid: u16, throttle: Throttle) -> Self {
+        let Descriptor([q0, q1, q2, q3]) = Self::p_dev_tlb(sid, 0, throttle, DeviceTlbRange::ALL);
+        Descriptor([q0, q1 | PDEV_GI.flag(true), q2, q3])
+    }
+
     /// Answer to page request group `group` (9 bits) of `sid`, with the PASID that the requests had.
     pub const fn pgrp_resp(sid: u16, pasid: Option<u32>, group: u16, code: ResponseCode) -> Self {
         let pasid = match pasid {
