@@ -22,6 +22,7 @@ use crate::unit::bring_up::{Place, Skipped, TakeOver};
 use crate::unit::config::Config;
 use crate::unit::errata::{Errata, Erratum};
 use crate::unit::fault_log::FaultLog;
+use crate::unit::stats::UnitStats;
 use crate::unit::{Machine, Unit};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -290,6 +291,11 @@ impl<P: Platform> Vtd<P> {
     /// What a unit can do.
     pub fn capabilities(&self, u: UnitId) -> Result<Capabilities, Error> {
         self.0.machine.unit(u).map(|u| u.caps)
+    }
+
+    /// What a unit's invalidation queue has seen.
+    pub fn invalidation_stats(&self, u: UnitId) -> Result<UnitStats, Error> {
+        self.0.machine.unit(u).map(|u| u.stats(self.0.host()))
     }
 
     /// Where a unit's registers are.

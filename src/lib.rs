@@ -39,12 +39,15 @@ mod space;
 mod unit;
 
 pub use device::GroupId;
+pub use device::ats::Ats;
 pub use device::attach::{Change, Group, Target};
 pub use device::events::{Events, Fault};
+pub use device::info::DeviceInfo;
 pub use device::registry::Owner;
+pub use device::reset::Reset;
 pub use driver::{BringUp, FirmwareReport, Service, UnitReport, Vtd};
 pub use host::address::{DeviceId, Gpa, Hpa, INTERRUPT_RANGE, Iova, Nanos, PAGE, Pasid, Range, SourceId, UnitId};
-pub use host::error::{Class, Error, ErrorKind, Field, MapError, MapWhy, Need, State, Step};
+pub use host::error::{Class, Error, ErrorKind, Field, MapError, MapWhy, Need, NoAts, State, Step};
 #[cfg(feature = "observe")]
 pub use host::observe::{Store, observe};
 pub use host::platform::{Event, Identity, Message, Mmio, Platform, PlatformError, Registers};
@@ -57,3 +60,4 @@ pub use space::unmapped::{NotFlushed, Pending, Unmapped};
 pub use unit::bring_up::{Skipped, TakeOver};
 pub use unit::config::{Config, Tables};
 pub use unit::errata::{Errata, Erratum};
+pub use unit::stats::UnitStats;

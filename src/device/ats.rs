@@ -15,7 +15,7 @@ use super::registry::{Attached, Member};
 use super::standing::Matter;
 use crate::dmar::{IntegratedFlags, Topology};
 use crate::host::address::DeviceId;
-use crate::host::error::{Error, ErrorKind, Need, State, Step};
+use crate::host::error::{Error, ErrorKind, Need, NoAts, State, Step};
 use crate::host::platform::Platform;
 use crate::hw::descriptors::Throttle;
 use crate::hw::registers::TableMode;
@@ -26,7 +26,6 @@ use crate::unit::flights::Flights;
 use crate::unit::invalidate::{Batch, Request};
 use crate::unit::pasid::RID_PASID;
 use crate::unit::rules::{self, Change, Facts};
-use core::fmt;
 
 /// Whether a device may use a translation cache of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -37,50 +36,6 @@ pub enum Ats {
     /// The device may ask for translations, keep them, and send requests with translated addresses, **which the unit lets through
     /// unchecked**: a device that is not what it says it is reaches all memory.
     Trusted,
-}
-
-/// Why a device's translation cache cannot be turned on.
-#[non_exhaustive]
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum NoAts {
-    /// The unit has no part in it (ECAP.DT), or does without its queue.
-    Unit,
-    /// The device has no ATS capability.
-    Capability,
-    /// The device asks for translations of addresses that are not page-aligned.
-    Unaligned,
-    /// A bridge to or from conventional PCI, or two ways, between the device and its unit.
-    Bridge,
-    /// A port above blocks translated requests (ACS translation blocking).
-    Blocked,
-    /// The root port above is not among those that support it (ATSR).
-    Port,
-    /// The device sends requests under more than one id.
-    Aliases,
-    /// The hardware turns it on by itself while the unit is in legacy mode (SATC, ATC_REQUIRED), and software must not.
-    ByHardware,
-    /// The physical function of this virtual function has no ATS capability, or its smallest translation unit is not a page and
-    /// it is on.
-    Physical,
-    /// Devices of this kind complete invalidations before writes that they are about.
-    Erratum,
-}
-
-impl fmt::Display for NoAts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            NoAts::Unit => "a unit with device TLBs (ECAP.DT) and its queue in use",
-            NoAts::Capability => "the ATS capability",
-            NoAts::Unaligned => "page-aligned translation requests",
-            NoAts::Bridge => "a way to the unit without bridges to conventional PCI",
-            NoAts::Blocked => "ports above that let translated requests pass (ACS translation blocking is on)",
-            NoAts::Port => "a root port that firmware lists as one that supports ATS (ATSR)",
-            NoAts::Aliases => "one requester id",
-            NoAts::ByHardware => "scalable mode: in legacy mode the hardware turns it on by itself (SATC, ATC_REQUIRED)",
-            NoAts::Physical => "a physical function with ATS whose smallest translation unit is a page",
-            NoAts::Erratum => "a device that completes invalidations only behind its writes, which this kind is known not to do",
-        })
-    }
 }
 
 /// The ATS capability of a function (PCI Express 10.5.1).

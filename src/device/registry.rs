@@ -71,6 +71,13 @@ pub(crate) enum Attached<P: Platform> {
     Space(Shared<Space<P>>),
 }
 
+impl<P: Platform> Attached<P> {
+    /// Whether a context entry for it, in legacy mode, blocks translation requests: pass-through, which has no tables.
+    pub(crate) fn blocks_ats(&self) -> bool {
+        matches!(self, Attached::Identity)
+    }
+}
+
 impl<P: Platform> Clone for Attached<P> {
     fn clone(&self) -> Self {
         match self {

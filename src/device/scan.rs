@@ -1,8 +1,10 @@
 //! From the PCI tree and the topology to the registry: who is there, which unit serves it, what firmware reserved for it.
 
+use super::ats::Offer;
 use super::group::Groups;
 use super::pci::Tree;
-use super::registry::{DeviceCache, Member, Registry};
+use super::registry::{Member, Registry};
+use super::standing::Standing;
 use crate::dmar::{ScopeKind, Topology};
 use crate::host::address::DeviceId;
 use crate::host::error::Error;
@@ -51,6 +53,16 @@ fn member<P: Platform>(
     for (_, range) in topology.reserved_of(device, tree) {
         grow::push(&mut reserved, (range, relaxable))?;
     }
-    let pasid = tree.function(device).and_then(|f| f.pasid);
-    Ok(Member { device, served: unit, sources, reserved, pasid, cache: DeviceCache::default() })
+    let function = tree.function(device);
+    Ok(Member {
+        device,
+        served: unit,
+        sources,
+        reserved,
+        pasid: function.and_then(|f| f.pasid),
+        ats: Offer::of(device, tree, topology),
+        standing: Standing::default(),
+        flags: topology.integrated(device, tree),
+        page_requests: function.is_some_and(|f| f.page_requests),
+    })
 }

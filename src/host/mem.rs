@@ -94,6 +94,11 @@ impl Frames {
         p.hpa(self.at.cast())
     }
 
+    /// Frames of 4 KiB.
+    pub(crate) const fn pages(&self) -> usize {
+        1 << self.order
+    }
+
     /// Number of 64-bit words.
     pub(crate) const fn len(&self) -> usize {
         WORDS << self.order

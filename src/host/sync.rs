@@ -7,6 +7,38 @@ use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 
 pub(crate) use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+/// Where the invalidation queue and whose turn it is need an order between memory accesses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Site {
+    /// What was put into the ring, before the tail that shows it.
+    Publish,
+    /// A status dword that hardware wrote, before what hardware did by then.
+    Completion,
+    /// Another CPU saw the completion, and says so in the ticket's fate.
+    FateStore,
+    /// The fate, before what the other CPU saw.
+    FateLoad,
+    /// Whose turn it is, before what was done in the turn before.
+    TurnTaken,
+    /// What was done in one's turn, before it is given up.
+    TurnGiven,
+}
+
+/// The order of a load, a store or an exchange at its site.
+#[inline(always)]
+pub(crate) const fn order(site: Site) -> Ordering {
+    match site {
+        Site::Publish | Site::FateStore | Site::TurnGiven => Ordering::Release,
+        Site::Completion | Site::FateLoad | Site::TurnTaken => Ordering::Acquire,
+    }
+}
+
+/// A fence of its site's order.
+#[inline(always)]
+pub(crate) fn fence_at(site: Site) {
+    fence(order(site));
+}
+
 /// A value that is set once and read without a lock.
 pub(crate) use spin::Once;
 

@@ -2,7 +2,7 @@
 
 use super::address::{Nanos, UnitId};
 use super::platform::Platform;
-use super::sync::{AtomicU32, Ordering};
+use super::sync::{AtomicU32, Ordering, Site, order};
 
 /// One wait with its deadline. The last look at the condition comes after the deadline was seen to pass, so that a
 /// platform that sleeps in `relax` does not turn an answer in time into a timeout.
@@ -52,7 +52,7 @@ impl Turn {
     /// `None` when the deadline passed.
     pub(crate) fn take<P: Platform>(&self, mut wait: Wait<'_, P>) -> Option<Taken<'_>> {
         loop {
-            if self.0.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+            if self.0.compare_exchange(0, 1, order(Site::TurnTaken), Ordering::Relaxed).is_ok() {
                 return Some(Taken(self));
             }
             if !wait.turn() {
@@ -67,6 +67,6 @@ pub(crate) struct Taken<'t>(&'t Turn);
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
-        self.0.0.store(0, Ordering::Release);
+        self.0.0.store(0, order(Site::TurnGiven));
     }
 }

@@ -150,6 +150,8 @@ const RC: Field = Field::bits(15, 12);
 const PRGI: Field = Field::bits(11, 3);
 const DEV_S: Field = Field::bit(0);
 const PDEV_S: Field = Field::bit(11);
+/// In the second word.
+const PDEV_GI: Field = Field::bit(0);
 const ADDRESS: Field = Field::bits(63, 12);
 
 /// G of the PASID-based descriptors.
@@ -297,6 +299,16 @@ impl Descriptor {
         Kind::of(TYPE.of(q0))
     }
 
+    /// The source id of the device whose TLB it invalidates.
+    pub const fn device(self) -> Option<u16> {
+        let [q0, ..] = self.0;
+        match self.kind() {
+            Some(Kind::DeviceTlb) => Some(SID.of(q0) as u16),
+            Some(Kind::PasidDeviceTlb) => Some(LOW_SID.of(q0) as u16),
+            _ => None,
+        }
+    }
+
     /// The first two words, all that a 128-bit slot holds.
     pub const fn narrow(self) -> [u64; 2] {
         let [q0, q1, ..] = self.0;
@@ -344,7 +356,11 @@ impl fmt::Display for Descriptor {
             },
             Kind::PasidDeviceTlb => {
                 let sid = Sid(LOW_SID.of(q0));
-                write!(f, "device-TLB of {sid}, PASID {pasid}, {}", device_range(q1, PDEV_S))
+                let range = device_range(q1, PDEV_S);
+                match PDEV_GI.is_set(q1) {
+                    true => write!(f, "device-TLB of {sid}, every PASID, {range}"),
+                    false => write!(f, "device-TLB of {sid}, PASID {pasid}, {range}"),
+                }
             }
             Kind::PageGroupResponse => {
                 write!(f, "answer {} to page request group {} of {}", RC.of(q0), PRGI.of(q1), Sid(LOW_SID.of(q0)))?;

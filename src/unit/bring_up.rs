@@ -137,7 +137,10 @@ impl<P: Platform> Unit<P> {
             _ => (caps.version.major() >= 6, DescriptorWidth::Bits128),
         };
         let wanted = caps.ecap.qi() && (h.config.queue || demanded);
-        let queue = match wanted.then(|| Queue::new(p, h.config.queue_order, width, node)).transpose() {
+        let queue = match wanted
+            .then(|| Queue::new(p, (place.id, place.segment), (h.config.queue_order, width), caps.ecap.dt(), node))
+            .transpose()
+        {
             Ok(queue) => queue,
             Err(e) => {
                 faults.release(p);

@@ -26,6 +26,11 @@ pub struct Config {
     pub command_deadline: Nanos,
     /// How long a unit may take to complete an invalidation that it does alone. Default: 1 s.
     pub invalidation_deadline: Nanos,
+    /// How long an invalidation may take that a device must answer. Default: 100 s, longer than the unit itself waits: PCI
+    /// Express gives a function 1 minute to complete an invalidation of its ATC, with 50 % of tolerance, and then the unit
+    /// reports a time-out (FSTS.ITE), by which the driver learns who did not answer. Never taken for shorter than
+    /// `invalidation_deadline`.
+    pub device_deadline: Nanos,
     /// Use queued invalidation where the unit has it (the default). `false` takes the register interface, for units
     /// whose queue is broken; units without that interface (version 6 and later) use the queue all the same.
     pub queue: bool,
@@ -54,6 +59,7 @@ impl Default for Config {
             tables: Tables::Best,
             command_deadline: Nanos::millis(1000),
             invalidation_deadline: Nanos::millis(1000),
+            device_deadline: Nanos::millis(100_000),
             queue: true,
             queue_order: 0,
             completion_interrupt: false,

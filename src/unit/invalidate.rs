@@ -241,7 +241,7 @@ impl<P: Platform> Unit<P> {
     /// Whether it has completed, and how; not to be asked again after `Some`.
     pub(crate) fn poll(&self, flight: InFlight) -> Option<Result<(), Error>> {
         match (flight, &self.queue) {
-            (InFlight::Queued(s), Some(q)) => q.poll(s).map(|r| r.map_err(|e| e.on(self.id))),
+            (InFlight::Queued(s), Some(q)) => q.poll(s),
             _ => Some(Ok(())),
         }
     }

@@ -1,5 +1,6 @@
-//! One remapping unit: the one way to give it a command and await it (`command`), its invalidation queue (`queue`) and
-//! what may be asked of it (`invalidate`, `rules` when, `flights` of several units at once), its fault records (`fault_log`), its domain ids (`ids`), the memory of its
+//! One remapping unit: the one way to give it a command and await it (`command`), its invalidation queue (`queue`, `stats`),
+//! what becomes of its errors (`recovery`) and what may be asked of it (`invalidate`, `rules` when, `flights` of several units
+//! at once), its fault records (`fault_log`), its domain ids (`ids`), the memory of its
 //! root and context tables (`root`) and of a requester's PASIDs (`pasid`), bringing it up and shutting it down (`bring_up`), and quirks as data (`errata`).
 
 pub mod bring_up;
@@ -12,10 +13,12 @@ pub(crate) mod ids;
 pub(crate) mod invalidate;
 pub(crate) mod pasid;
 pub(crate) mod queue;
+pub(crate) mod recovery;
 pub(crate) mod root;
 pub mod rules;
 #[cfg(test)]
 pub(crate) mod standin;
+pub mod stats;
 #[cfg(test)]
 mod tests;
 
@@ -25,7 +28,7 @@ use crate::host::platform::{Event, Platform, Registers};
 use crate::host::sync::{AtomicU32, AtomicU64, Lock, Once, Ordering};
 use crate::host::wait::Turn;
 use crate::hw::capabilities::Capabilities;
-use crate::hw::invalidation::{Ics, Iqercd};
+use crate::hw::invalidation::Ics;
 use crate::hw::registers::{TableMode, at};
 use alloc::vec::Vec;
 use config::Config;
@@ -187,10 +190,6 @@ impl<P: Platform> Unit<P> {
     /// Whether invalidation goes through the queue.
     pub(crate) fn has_queue(&self) -> bool {
         self.queue.is_some()
-    }
-
-    fn queue_error_code(&self) -> u8 {
-        Iqercd(self.regs.read64(at::IQERCD)).iqei().0
     }
 
     /// Gives the memory back, but what the unit may still come to use. Only for a unit that is off.

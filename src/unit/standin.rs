@@ -4,7 +4,7 @@
 
 use crate::host::testing::{Host, Regs};
 use crate::hw::registers::at;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::vec::Vec;
 
@@ -25,6 +25,7 @@ pub(crate) const CAP_PSI: u64 = 1 << 39;
 pub(crate) const ECAP: u64 = 1 | 1 << 1 | 1 << 6 | 1 << 7 | 0x20 << 8;
 pub(crate) const ECAP_C: u64 = 1;
 pub(crate) const ECAP_QI: u64 = 1 << 1;
+pub(crate) const ECAP_DT: u64 = 1 << 2;
 pub(crate) const ECAP_PT: u64 = 1 << 6;
 /// The same with scalable mode, second-stage tables in it, and snooped walks of these.
 pub(crate) const ECAP_SM: u64 = ECAP | ECAP_SMTS | ECAP_SSTS | ECAP_SMPWCS;
@@ -78,10 +79,20 @@ pub(crate) struct State {
     pub(crate) held: Vec<(u64, u32)>,
     /// The queue stops at the descriptor after this many more, with this code.
     pub(crate) bad: Option<(usize, u8)>,
+    /// The queue stops at every descriptor, with this code.
+    pub(crate) always: Option<u8>,
     /// Answers all ones after this many more writes.
     pub(crate) gone_after: Option<usize>,
     /// The word that the queue stopped at; it must not be there any more when it goes on.
     offending: Option<[u64; 2]>,
+    /// Devices that do not answer, until `expire`.
+    pub(crate) dead: HashSet<u16>,
+    /// How many descriptors are fetched behind one that waits for a device.
+    pub(crate) ahead: usize,
+    /// IQERCD names the device that timed out.
+    pub(crate) names: bool,
+    /// Fetched and not carried out, from the oldest that waits for a device on.
+    pending: Vec<[u64; 2]>,
     fsts: u32,
     contexts: HashMap<u16, [u64; 4]>,
     /// Of PASID 0, by source.
@@ -101,6 +112,15 @@ pub(crate) enum Answer {
     Done,
     Never,
     Refused,
+}
+
+/// The device whose translation cache a descriptor is for.
+fn device(d: [u64; 2]) -> Option<u16> {
+    match d[0] & 15 {
+        3 => Some((d[0] >> 32) as u16),
+        8 => Some((d[0] >> 16) as u16),
+        _ => None,
+    }
 }
 
 /// The unit. Clones share everything.
@@ -151,7 +171,7 @@ impl Standin {
             at::GCMD => self.command(&mut s, v as u32),
             at::FSTS => {
                 s.fsts &= !(v as u32 & 0x7d);
-                if v & 1 << 4 != 0 && s.offending.is_some() {
+                if v & (1 << 4 | 1 << 6) != 0 {
                     self.run(&mut s);
                 }
             }
@@ -228,14 +248,14 @@ impl Standin {
 
     /// Carries out what is between head and tail.
     fn run(&self, s: &mut State) {
-        if self.regs.get32(at::GSTS) & QIE == 0 || s.fsts & 1 << 4 != 0 || s.asleep {
+        if self.regs.get32(at::GSTS) & QIE == 0 || s.fsts & (1 << 4 | 1 << 6) != 0 || s.asleep {
             return;
         }
         let iqa = u64::from(self.regs.get32(at::IQA)) | u64::from(self.regs.get32(at::IQA + 4)) << 32;
         let (size, slot) = (4096u32 << (iqa & 7), 16u32 << (iqa >> 11 & 1));
         loop {
             let head = self.regs.get32(at::IQH);
-            if head == self.regs.get32(at::IQT) {
+            if head == self.regs.get32(at::IQT) || s.pending.len() > s.ahead {
                 return;
             }
             assert!(slot == 16 && !s.scalable || slot == 32 && s.ecap & ECAP_SMTS != 0, "slots of {slot} bytes");
@@ -243,26 +263,62 @@ impl Standin {
             let word = |i: u64| self.host.read(place + i * 8).expect("a queue in memory");
             let d = [word(0), word(1)];
             assert!(slot == 16 || word(2) | word(3) == 0, "the upper half of a descriptor");
-            if s.offending.is_some_and(|o| o == d) || s.bad.is_some_and(|(n, _)| n == 0) {
-                let code = s.bad.take().map_or(3, |(_, code)| code);
-                (s.offending, s.fsts) = (Some(d), s.fsts | 1 << 4);
-                self.regs.set64(at::IQERCD, u64::from(code));
+            let stops = s.bad.is_some_and(|(n, _)| n == 0) || s.always.is_some();
+            if s.offending.is_some_and(|o| o == d) || stops {
+                let code = s.always.or(s.bad.take().map(|(_, code)| code)).unwrap_or(3);
+                // The codes of registers say nothing of the descriptor.
+                s.offending = Some(d).filter(|_| s.always.is_none() && ![1, 5, 6, 7].contains(&code));
+                s.fsts |= 1 << 4;
+                self.regs.set32(at::IQERCD, code.into());
                 return self.regs.set32(at::FSTS, s.fsts);
             }
             s.offending = None;
             s.bad = s.bad.map(|(n, code)| (n - 1, code));
-            match d[0] & 0xf {
-                5 if d[0] & 1 << 5 != 0 => {
-                    s.held.push((d[1], (d[0] >> 32) as u32));
-                    if !s.hold {
-                        self.release_in(s, |_| true);
-                    }
-                }
-                5 => {}
-                _ => self.invalidate(s, d),
+            // Nothing behind an invalidation that waits for its device need happen, and nothing does.
+            let waits = device(d).is_some_and(|source| s.dead.contains(&source));
+            if waits || !s.pending.is_empty() {
+                s.pending.push(d);
+            } else {
+                self.carry_out(s, d);
             }
             self.regs.set64(at::IQH, u64::from((head + slot) % size));
         }
+    }
+
+    fn carry_out(&self, s: &mut State, d: [u64; 2]) {
+        match d[0] & 0xf {
+            5 if d[0] & 1 << 5 != 0 => {
+                s.held.push((d[1], (d[0] >> 32) as u32));
+                if !s.hold {
+                    self.release_in(s, |_| true);
+                }
+            }
+            5 => {}
+            _ => self.invalidate(s, d),
+        }
+    }
+
+    /// The device that is waited for does not answer in time, and what is pending is lost. `false` where none is.
+    pub(crate) fn expire(&self) -> bool {
+        let mut s = self.state();
+        let Some(source) = s.pending.first().and_then(|d| device(*d)) else { return false };
+        s.pending.clear();
+        s.fsts |= 1 << 6;
+        self.regs.set32(at::FSTS, s.fsts);
+        self.regs.set32(at::IQERCD + 4, if s.names { source.into() } else { 0 });
+        true
+    }
+
+    /// A device answers from now on, and what waited for it is carried out.
+    pub(crate) fn revive(&self, source: u16) {
+        let mut s = self.state();
+        s.dead.remove(&source);
+        let waits = |s: &State, d: [u64; 2]| device(d).is_some_and(|source| s.dead.contains(&source));
+        while let Some(d) = s.pending.first().copied().filter(|d| !waits(&s, *d)) {
+            s.pending.remove(0);
+            self.carry_out(&mut s, d);
+        }
+        self.run(&mut s);
     }
 
     /// The queue goes on with what came meanwhile.
@@ -304,6 +360,7 @@ impl Standin {
             (7, 0) if scalable => s.pasids.retain(|_, e| !names(e)),
             (7, 1) if scalable && d[0] >> 32 == 0 => s.pasids.retain(|_, e| !names(e)),
             (6, 2) if scalable && d[0] >> 32 == 0 => s.tlb.retain(|_, (k, _)| *k != did),
+            (3 | 8, _) => {}
             (2, 1) => s.tlb.clear(),
             (2, 2) => s.tlb.retain(|_, (k, _)| *k != did),
             (2, 3) => {

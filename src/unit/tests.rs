@@ -25,7 +25,7 @@ use std::vec::Vec;
 const BASE: u64 = 0xfed9_0000;
 
 /// How many turns a long test takes: `VTD_SCALE` per cent of `n`.
-fn scaled(n: usize) -> usize {
+pub(super) fn scaled(n: usize) -> usize {
     let percent = std::env::var("VTD_SCALE").ok().and_then(|v| v.parse().ok()).unwrap_or(100);
     (n * percent / 100).max(1)
 }
@@ -36,14 +36,14 @@ fn config() -> Config {
 }
 
 /// Descriptors in a queue of a page.
-fn slots(ecap: u64) -> usize {
-    if ecap == ECAP_SM { 128 } else { 256 }
+pub(super) fn slots(ecap: u64) -> usize {
+    if ecap & ECAP_SM == ECAP_SM { 128 } else { 256 }
 }
 
-struct Bench {
-    h: Host<testing::Host>,
-    unit: Unit<testing::Host>,
-    standin: Standin,
+pub(super) struct Bench {
+    pub(super) h: Host<testing::Host>,
+    pub(super) unit: Unit<testing::Host>,
+    pub(super) standin: Standin,
 }
 
 fn probe(h: &Host<testing::Host>) -> Result<Result<Unit<testing::Host>, Skipped>, Error> {
@@ -68,14 +68,14 @@ impl Bench {
         self.unit.start_translation(&self.h).map(drop)
     }
 
-    fn on(cap: u64, ecap: u64) -> Self {
+    pub(super) fn on(cap: u64, ecap: u64) -> Self {
         let b = Self::off(cap, ecap, config());
         b.start().unwrap();
         b.standin.take();
         b
     }
 
-    fn invalidate(&self, list: &[Request]) -> Result<(), Error> {
+    pub(super) fn invalidate(&self, list: &[Request]) -> Result<(), Error> {
         let mut batch = Batch::new();
         for r in list {
             assert!(batch.push(*r));
@@ -84,7 +84,7 @@ impl Bench {
     }
 
     /// Off, and everything given back.
-    fn end(self) {
+    pub(super) fn end(self) {
         self.end_keeping(0);
     }
 
@@ -104,7 +104,7 @@ fn places(writes: &[(u32, u64)]) -> Vec<u32> {
         .collect()
 }
 
-const PAGE_2: Request = Request::IotlbPages { did: 2, first: 0x5000, order: 0, leaf_only: true };
+pub(super) const PAGE_2: Request = Request::IotlbPages { did: 2, first: 0x5000, order: 0, leaf_only: true };
 
 fn the_queue_comes_before_the_root_pointer_and_protected_memory_goes_after_translation(ecap: u64) {
     let b = Bench::off(CAP | CAP_PLMR, ecap, config());
@@ -349,13 +349,22 @@ fn a_submission_that_nobody_asks_for_holds_nobody_up(ecap: u64) {
         b.invalidate(&[PAGE_2]).unwrap();
     }
     assert_eq!(queue.poll(kept), Some(Ok(())));
-    // One that failed stays until it was asked for, or its failure would be lost.
-    b.standin.state().bad = Some((0, 3));
-    let failed = queue.submit(&b.h, &b.unit, 1, any).unwrap();
-    b.unit.tend_queue(&b.h).unwrap();
-    let full = (0..300).find_map(|_| b.invalidate(&[PAGE_2]).err()).unwrap();
-    assert_eq!(full.kind, ErrorKind::Timeout(Step::Queue));
-    assert_eq!(queue.poll(failed), Some(Err(ErrorKind::QueueError(3))));
+    // Of those that failed the tickets stay until somebody asks, or the failures would be lost; there are as many as slots.
+    let fail = || {
+        b.standin.state().bad = Some((0, 3));
+        let failed = queue.submit(&b.h, &b.unit, 1, any).unwrap();
+        b.unit.tend_queue(&b.h).unwrap();
+        failed
+    };
+    let failed: Vec<_> = (0..slots(ecap)).map(|_| fail()).collect();
+    assert_eq!(b.invalidate(&[PAGE_2]).unwrap_err().kind, ErrorKind::Timeout(Step::Queue));
+    queue.abandon(failed[0]);
+    (0..300).for_each(|_| b.invalidate(&[PAGE_2]).unwrap());
+    for f in &failed[1..] {
+        assert_eq!(queue.poll(*f), Some(Err(ErrorKind::QueueError(3).on(UnitId(0)))));
+    }
+    let again: Vec<_> = (0..slots(ecap)).map(|_| fail()).collect();
+    again.into_iter().for_each(|f| queue.abandon(f));
     b.invalidate(&[PAGE_2]).unwrap();
     b.end();
 }
@@ -401,9 +410,8 @@ fn a_verdict_that_was_not_taken_yet_outlives_a_ring_full_of_others(ecap: u64) {
     b.standin.state().bad = Some((0, 4));
     let failed = queue.submit(&b.h, &b.unit, 1, |_| Descriptor::cc_global()).unwrap();
     b.unit.tend_queue(&b.h).unwrap();
-    let others = (0..200).take_while(|_| b.invalidate(&[PAGE_2]).is_ok()).count();
-    assert_eq!(others, slots(ecap) / 2 - 2, "its slots are not given to anybody");
-    assert_eq!(queue.poll(failed), Some(Err(ErrorKind::QueueError(4))));
+    (0..600).for_each(|_| b.invalidate(&[PAGE_2]).unwrap());
+    assert_eq!(queue.poll(failed), Some(Err(ErrorKind::QueueError(4).on(UnitId(0)))));
     (0..200).for_each(|_| b.invalidate(&[PAGE_2]).unwrap());
     b.end();
 }
