@@ -7,7 +7,7 @@ use crate::device::registry::{Attached, Owner, Registry};
 use crate::device::scan;
 use crate::device::{GroupId, Tree, Why};
 use crate::dmar::Topology;
-use crate::host::address::{DeviceId, Hpa, Range, SourceId, UnitId};
+use crate::host::address::{DeviceId, Hpa, Nanos, Range, SourceId, UnitId};
 use crate::host::error::{Error, ErrorKind, Need, State};
 use crate::host::grow;
 use crate::host::mem::Shared;
@@ -22,6 +22,7 @@ use crate::unit::bring_up::{Place, Skipped, TakeOver};
 use crate::unit::config::Config;
 use crate::unit::errata::{Errata, Erratum};
 use crate::unit::fault_log::FaultLog;
+use crate::unit::shield::LeftShield;
 use crate::unit::stats::UnitStats;
 use crate::unit::{Machine, Unit};
 use alloc::sync::Arc;
@@ -75,6 +76,8 @@ pub struct UnitReport {
     pub fault_interrupt: bool,
     /// Protected memory was on and was turned off.
     pub protected_memory: bool,
+    /// How it came out of abort-DMA mode, where it was in that ([`Vtd::shield`]).
+    pub left_shield: Option<LeftShield>,
 }
 
 /// One region in [`BringUp`].
@@ -96,6 +99,8 @@ pub enum Service {
     Idle,
     /// The budget was used up, or faults come in faster than they are read; call again soon.
     Again,
+    /// A deferred domain must be flushed then; call again at that time, or before if `Platform::wake` says so.
+    At(Nanos),
 }
 
 /// Faults of one unit that no owner hears, in one call of `service`.
@@ -115,7 +120,9 @@ impl<P: Platform> Vtd<P> {
             topology,
             identity,
             up: Once::new(),
+            shielded: Lock::new(Rank::Leaf, Vec::new()),
             one_to_one: Lock::new(Rank::Groups, None),
+            deferred: Lock::new(Rank::Leaf, Vec::new()),
             rest: Lock::new(Rank::Leaf, Rest::default()),
         };
         Ok(Vtd(Shared::new(core).map_err(|(_, e)| Error::from(e))?))
@@ -138,7 +145,8 @@ impl<P: Platform> Vtd<P> {
         let mut report = BringUp { units: Vec::new(), firmware: Vec::new(), errata: Vec::new() };
         let mut units = Vec::new();
         if let Err(e) = self.probe(&mut report, &mut units) {
-            units.into_iter().for_each(|u: Unit<P>| u.release(core.platform()));
+            self.give_up(units);
+            self.give_up(self.take_shielded());
             return Err(e);
         }
         if units.is_empty() {
@@ -162,8 +170,16 @@ impl<P: Platform> Vtd<P> {
         let errata = Errata::of(&core.identity);
         *units = grow::with_capacity(core.topology.units().len())?;
         for u in core.topology.units() {
-            let place = Place { id: u.id, segment: u.segment, base: u.base, window: u.window, node: u.node };
-            let (tables, skipped) = match Unit::probe(core.host(), place, errata)? {
+            let place = Place::of(u);
+            let shielded = {
+                let mut list = core.shielded.lock(core.platform());
+                list.iter().position(|unit| unit.id == u.id).map(|i| list.swap_remove(i))
+            };
+            let probed = match shielded {
+                Some(unit) => Ok(unit),
+                None => Unit::probe(core.host(), place, errata)?,
+            };
+            let (tables, skipped) = match probed {
                 Ok(unit) => {
                     let mode = unit.mode;
                     grow::push(units, unit)?;
@@ -179,6 +195,7 @@ impl<P: Platform> Vtd<P> {
                 queue: false,
                 fault_interrupt: false,
                 protected_memory: false,
+                left_shield: None,
             };
             grow::push(&mut report.units, line)?;
         }
@@ -210,8 +227,11 @@ impl<P: Platform> Vtd<P> {
         core.up.call_once(|| registry);
         self.keep_firmware(&mut report.firmware)?;
         for unit in core.units() {
+            let (left, before) = unit.leave_shield(host)?;
             let was = unit.start_translation(host)?;
-            report.units.iter_mut().filter(|l| l.unit == unit.id).for_each(|l| l.protected_memory = was);
+            let was = before.unwrap_or(was);
+            let lines = report.units.iter_mut().filter(|l| l.unit == unit.id);
+            lines.for_each(|l| (l.protected_memory, l.left_shield) = (was, left));
         }
         Ok(())
     }
@@ -248,17 +268,17 @@ impl<P: Platform> Vtd<P> {
             Ok(taken) => taken,
             Err(core) => return Err((Vtd(core), ErrorKind::Busy.into())),
         };
-        let Core { machine, topology, identity, up, one_to_one, rest } = core;
+        let Core { machine, topology, identity, up, shielded, one_to_one, deferred, rest } = core;
         match machine.take() {
             Ok((machine, _)) => {
                 let (host, units) = machine.into_parts();
-                for unit in units.into_iter().flatten() {
+                for unit in units.into_iter().flatten().chain(shielded.into_inner()) {
                     unit.release(&host.platform);
                 }
                 Ok(host.platform)
             }
             Err(machine) => {
-                let core = Core { machine, topology, identity, up, one_to_one, rest };
+                let core = Core { machine, topology, identity, up, shielded, one_to_one, deferred, rest };
                 Err((Vtd(place.fill(core)), ErrorKind::Busy.into()))
             }
         }
@@ -267,6 +287,7 @@ impl<P: Platform> Vtd<P> {
     /// All that can fail of `hand_back`.
     fn quiesce(&self) -> Result<(), Error> {
         let core = &*self.0;
+        core.forget_dropped();
         let inner = usize::from(core.one_to_one.lock(core.platform()).is_some());
         let kept = match core.up.get() {
             Some(r) => {
@@ -282,6 +303,7 @@ impl<P: Platform> Vtd<P> {
         }
         let stand_in = core.one_to_one.lock(core.platform()).take();
         drop(stand_in);
+        self.drop_shield()?;
         for unit in core.units() {
             unit.stop(core.host())?;
         }
@@ -327,7 +349,8 @@ impl<P: Platform> Vtd<P> {
     }
 
     /// The bottom half: delivers what devices reported, in at most `budget` calls of handlers, and says when to call
-    /// again. Not for interrupt context; no lock is held while a handler runs.
+    /// again; flushes what deferred domains have gathered for too long, and waits for that. Not for interrupt context; no lock
+    /// is held while a handler runs.
     pub fn service(&self, budget: usize) -> Service {
         let core = &*self.0;
         let Some(registry) = core.up.get() else { return Service::Idle };
@@ -338,12 +361,15 @@ impl<P: Platform> Vtd<P> {
         };
         let (mut left, mut pending) = (budget, false);
         let units = core.units();
+        for unit in units {
+            // An error of the queue belongs to whoever waits; here it is only kept from blocking fault interrupts.
+            let _ = unit.tend_queue(core.host());
+        }
+        left = left.saturating_sub(self.isolate_suspects(registry));
         for i in 0..units.len() {
             // Each call begins with another unit: one whose faults use up every budget does not silence the others.
             let turn = (round % units.len() as u64) as usize;
             let Some(unit) = units.get((turn + i) % units.len()) else { break };
-            // An error of the queue belongs to whoever waits; here it is only kept from blocking fault interrupts.
-            let _ = unit.tend_queue(core.host());
             unit.faults().collect(core.host(), unit);
             pending |= unit.faults().pending(unit);
             // Those that no owner hears have a share as a device has: a storm of them leaves budget for everyone else.
@@ -365,9 +391,11 @@ impl<P: Platform> Vtd<P> {
                 }
             }
         }
-        match self.deliver_lost(registry, left) {
-            Service::Idle if pending => Service::Again,
-            outcome => outcome,
+        let next = core.flush_deferred();
+        match (self.deliver_lost(registry, left), next) {
+            (Service::Idle, _) if pending => Service::Again,
+            (Service::Idle, Some(at)) => Service::At(at),
+            (outcome, _) => outcome,
         }
     }
 
@@ -493,9 +521,16 @@ impl<P: Platform> Vtd<P> {
 
     /// An empty address space that meets `spec`. Its devices' units must offer at least that.
     pub fn domain<M: FlushMode>(&self, spec: &DomainSpec) -> Result<Domain<P, M>, Error> {
-        Ok(Domain::new(&self.0.machine, spec, self.0.hpa_width())?)
+        let domain = Domain::new(&self.0.machine, spec, self.0.hpa_width())?;
+        if M::DEFERRED {
+            self.0.look_after(&domain.space)?;
+        }
+        Ok(domain)
     }
 }
 
+mod isolate;
+mod power;
+pub(crate) mod shield;
 #[cfg(test)]
 mod tests;

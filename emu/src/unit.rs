@@ -6,6 +6,7 @@ use crate::caches::{Caches, Keep};
 use crate::command::Commands;
 use crate::events::Event;
 use crate::faults::FaultLog;
+use crate::invalidation::Invalidation;
 use crate::oracle::Oracle;
 use crate::pace::Pace;
 use crate::page_requests::PageRequests;
@@ -133,6 +134,20 @@ impl Unit {
                 }
             }
         }
+    }
+    /// It loses its power and has it again: registers, what was latched and what was cached are as they come out of reset.
+    /// Pace, adversary and what the oracle found stay.
+    pub fn reset(&mut self, bus: &mut dyn Bus) {
+        self.state = State::default();
+        self.registers = Registers::default();
+        self.commands = Commands::default();
+        self.queue = Queue::default();
+        self.faults = FaultLog::new(&self.profile);
+        self.fault_event = Event::new();
+        self.page_requests = PageRequests::default();
+        self.invalidate(bus, Invalidation::Everything);
+        self.invalidate(bus, Invalidation::Interrupts);
+        self.watch_tables(bus);
     }
     /// Lets `n` of the unit's own steps pass, and `nanoseconds` of time.
     pub fn step(&mut self, bus: &mut dyn Bus, n: u32, nanoseconds: u64) {

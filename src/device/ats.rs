@@ -233,8 +233,25 @@ impl<P: Platform> Group<P> {
         outcome
     }
 
+    /// Turns caches off that were on before the group was claimed, and has them emptied: nothing of an earlier owner's stays.
+    pub(super) fn find_off(&self) -> Result<(), Error> {
+        let p = self.core.platform();
+        for (member, m) in self.members().iter().enumerate() {
+            let (Some(c), Some(unit)) = (m.ats.capability, self.unit(m)) else { continue };
+            if m.standing.is(Matter::GONE) || !c.is_on(p, m.device)? {
+                continue;
+            }
+            c.turn_off(p, m.device)?;
+            // Where the unit has no part in it there was nothing to be had.
+            if unit.caps.ecap.dt() && unit.has_queue() {
+                self.empty(member, m.throttle(unit, c, m.ats.physical)).map_err(|e| e.of(m.device))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether the entry that stands for the member's requests blocks ATS: pass-through in legacy mode.
-    fn passes_through(&self, m: &Member) -> Result<bool, Error> {
+    pub(super) fn passes_through(&self, m: &Member) -> Result<bool, Error> {
         let states = self.core.registry()?.states.lock(self.core.platform());
         let attached = states.get(self.place).map(|s| s.attached.blocks_ats());
         Ok(attached == Some(true) && self.unit(m).is_some_and(|u| !u.scalable()))
@@ -359,32 +376,29 @@ impl<P: Platform> Group<P> {
 
     /// Puts a member's cache into the tags of all domains that its requests go to, or takes it out.
     pub(super) fn tag(&self, member: usize, throttle: Throttle, on: bool) -> Result<(), Error> {
-        let own = self.own_source(member);
         let mut n = 0;
         while let Some((scope, to)) = self.attachment(member, n)? {
-            if let Attached::Space(space) = &to {
-                for user in self.users(scope).filter(|u| u.source == own) {
-                    let user = User { device: Some(throttle), ..user };
-                    if let Err(e) = space.set_device_cache(&user, on) {
-                        self.untag(member, throttle, n);
-                        return Err(e.into());
+            if let Err(e) = self.tag_of(scope, &to, throttle, on) {
+                for n in 0..n {
+                    if let Some((scope, to)) = self.attachment(member, n)? {
+                        self.tag_of(scope, &to, throttle, false)?;
                     }
                 }
+                return Err(e);
             }
             n += 1;
         }
         Ok(())
     }
 
-    /// Takes it out of the first `end` again.
-    fn untag(&self, member: usize, throttle: Throttle, end: usize) {
-        let own = self.own_source(member);
-        for n in 0..end {
-            let Ok(Some((scope, Attached::Space(space)))) = self.attachment(member, n) else { continue };
-            for user in self.users(scope).filter(|u| u.source == own) {
-                let _ = space.set_device_cache(&User { device: Some(throttle), ..user }, false);
-            }
+    /// The same of one scope of a member, and what it is attached to.
+    pub(super) fn tag_of(&self, scope: Scope, to: &Attached<P>, how: Throttle, on: bool) -> Result<(), Error> {
+        let Attached::Space(space) = to else { return Ok(()) };
+        let own = |u: &User<'_, P>| self.members().iter().any(|m| m.device.source.0 == u.source);
+        for user in self.users(scope).filter(own) {
+            space.set_device_cache(&User { device: Some(how), ..user }, on)?;
         }
+        Ok(())
     }
 
     /// Has the unit let a member's translation and translated requests through, or block them, and flushes that.
@@ -393,9 +407,8 @@ impl<P: Platform> Group<P> {
         let Some((index, unit)) = m.unit().and_then(|i| Some((i, self.core.units().get(i)?))) else { return Ok(()) };
         let (host, machine) = (self.core.host(), &self.core.machine);
         let (mut flights, mut batch) = (Flights::new(), Batch::new());
-        let own = self.own_source(member);
         let outcome = (|| {
-            for user in self.users(Scope::PlainOf { member }).filter(|u| u.source == own) {
+            for user in self.users(Scope::PlainOf { member }).filter(|u| u.source == m.device.source.0) {
                 if unit.scalable() {
                     entries::allow(host, &user, on, &mut batch, &mut |batch| {
                         flights.launch(machine, index, batch)?;

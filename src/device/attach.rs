@@ -72,7 +72,7 @@ pub(crate) enum Scope {
 }
 
 /// The right to change a group's attachment, taken from everyone else for as long as it lives.
-pub(super) struct Changing<'g, P: Platform> {
+pub(crate) struct Changing<'g, P: Platform> {
     group: &'g Group<P>,
 }
 
@@ -99,15 +99,15 @@ impl<P: Platform> Group<P> {
         let registry = core.registry()?;
         let place = registry.place(id)?;
         // Also after a `bring_up` or `hand_back` that failed half-way: where translation is off nothing can be promised.
-        if !core.units().iter().all(Unit::translates) {
-            return Err(ErrorKind::State(State::NotUp).into());
+        if let Some(unit) = core.units().iter().find(|u| !u.translates()) {
+            return Err(ErrorKind::State(unit.idle()).into());
         }
         for m in registry.members(place) {
             let Some(unit) = m.unit().and_then(|i| core.units().get(i)) else {
                 return Err(ErrorKind::Unsupported(Need::Unit).of(m.device));
             };
             if unit.stopped() {
-                return Err(ErrorKind::State(State::NotUp).on(unit.id).of(m.device));
+                return Err(ErrorKind::State(unit.idle()).on(unit.id).of(m.device));
             }
             if m.standing.is(Matter::GONE) && !m.is_back(core.platform(), &registry.tree) {
                 return Err(ErrorKind::State(State::Removed).of(m.device));
@@ -362,7 +362,7 @@ impl<P: Platform> Group<P> {
     }
 
     /// Takes the right to change.
-    pub(super) fn hold(&self) -> Result<Changing<'_, P>, Error> {
+    pub(crate) fn hold(&self) -> Result<Changing<'_, P>, Error> {
         self.change(Scope::Plain).map(|(changing, ..)| changing)
     }
 
@@ -434,7 +434,7 @@ impl<P: Platform> Group<P> {
         }
         for user in self.users(scope) {
             if user.unit.stopped() {
-                return Err(ErrorKind::State(State::NotUp).on(user.unit.id));
+                return Err(ErrorKind::State(user.unit.idle()).on(user.unit.id));
             }
             let member = self.members().iter().find(|m| m.sources.iter().any(|s| s.0 == user.source));
             let of = member.map(|m| m.requester(user.unit)).unwrap_or_default();

@@ -4,7 +4,9 @@
 use super::events::Events;
 use super::registry::Registry;
 use crate::dmar::Topology;
+use crate::host::address::Nanos;
 use crate::host::error::{Error, ErrorKind, Need, State};
+use crate::host::grow;
 use crate::host::mem::Shared;
 use crate::host::platform::{Identity, Platform};
 use crate::host::sync::{Lock, Once};
@@ -14,6 +16,7 @@ use crate::space::spec::DomainSpec;
 use crate::space::state::Space;
 use crate::unit::{Host, Machine, Unit};
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 /// What all handles share.
 pub(crate) struct Core<P: Platform> {
@@ -22,8 +25,12 @@ pub(crate) struct Core<P: Platform> {
     pub(crate) identity: Identity,
     /// Set when `bring_up` has gone all the way.
     pub(crate) up: Once<Registry<P>>,
+    /// Units in abort-DMA mode that `bring_up` has not taken yet.
+    pub(crate) shielded: Lock<Vec<Unit<P>>>,
     /// Tables that stand in for pass-through, made when first wanted.
     pub(crate) one_to_one: Lock<Option<Domain<P>>>,
+    /// Domains that gather their flushes.
+    pub(crate) deferred: Lock<Vec<Shared<Space<P>>>>,
     /// Who hears of faults that no claimed device's owner hears of.
     pub(crate) rest: Lock<Rest>,
 }
@@ -34,7 +41,8 @@ pub(crate) struct Rest {
     pub(crate) handler: Option<Arc<dyn Events>>,
     /// Numbers the calls of `service`.
     pub(crate) round: u64,
-    /// `bring_up` has begun.
+    /// `shield` was called, `bring_up` has begun.
+    pub(crate) shielded: bool,
     pub(crate) begun: bool,
 }
 
@@ -58,6 +66,42 @@ impl<P: Platform> Core<P> {
     /// The groups; an error before `bring_up`.
     pub(crate) fn registry(&self) -> Result<&Registry<P>, Error> {
         self.up.get().ok_or(ErrorKind::State(State::NotUp).into())
+    }
+
+    /// Remembers a domain that gathers its flushes, so that `service` looks after it.
+    pub(crate) fn look_after(&self, space: &Shared<Space<P>>) -> Result<(), ErrorKind> {
+        self.forget_dropped();
+        grow::push(&mut self.deferred.lock(self.platform()), space.clone())
+    }
+
+    /// Lets go of such domains that nobody has any more.
+    pub(crate) fn forget_dropped(&self) {
+        loop {
+            let mut list = self.deferred.lock(self.platform());
+            let Some(i) = list.iter().position(|d| d.handles() == 1) else { return };
+            let gone = list.swap_remove(i);
+            drop(list);
+            // Frees its tables: outside the lock.
+            drop(gone);
+        }
+    }
+
+    /// Flushes those whose oldest range is too old, and says when the next one will be. Waits for the flushes.
+    pub(crate) fn flush_deferred(&self) -> Option<Nanos> {
+        self.forget_dropped();
+        let (mut next, mut i) = (None::<Nanos>, 0);
+        loop {
+            let Some(space) = self.deferred.lock(self.platform()).get(i).cloned() else { return next };
+            i += 1;
+            if space.due().is_some_and(|at| at <= self.platform().now()) {
+                // What a unit does not confirm stays owed, and is due again a while later.
+                let _ = space.settle();
+            }
+            next = match (next, space.due()) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+        }
     }
 
     /// Bits of a host physical address, as firmware says them.

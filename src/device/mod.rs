@@ -10,12 +10,12 @@ pub(crate) mod common;
 pub(crate) mod entries;
 pub(crate) mod events;
 mod group;
-mod pci;
 pub(crate) mod info;
+mod pci;
 pub(crate) mod registry;
 pub(crate) mod reset;
 pub(crate) mod scan;
-mod standing;
+pub(crate) mod standing;
 
 pub use ats::AtsCapability;
 pub use group::{AliasOf, GroupId, Groups, Link, Reason, Why};

@@ -203,7 +203,9 @@ impl Tree {
     /// function has on, where its SR-IOV capability says.
     fn read_virtual(&mut self, start: usize, read: Read<'_>) -> Result<(), Error> {
         for place in start..self.functions.len() {
-            let Some(physical) = self.functions.get(place).filter(|f| f.role == Role::Endpoint).copied() else { continue };
+            let Some(physical) = self.functions.get(place).filter(|f| f.role == Role::Endpoint).copied() else {
+                continue;
+            };
             let Some(virtuals) = virtuals(physical.id, read) else { continue };
             let parent = physical.parent.and_then(|p| self.functions.iter().find(|f| f.id == p)).copied();
             for n in 0..virtuals.number {

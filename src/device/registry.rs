@@ -40,6 +40,8 @@ pub(crate) struct Member {
     pub(crate) pasid: Option<PasidCapability>,
     /// What is known of it and its translation cache.
     pub(crate) ats: Offer,
+    /// The physical function that it is a virtual function of.
+    pub(crate) physical: Option<DeviceId>,
     /// How it stands.
     pub(crate) standing: Standing,
     /// What firmware says of it, where it is integrated and listed.
@@ -58,7 +60,8 @@ impl Member {
     pub(crate) fn requester<P: Platform>(&self, unit: &Unit<P>) -> Requester {
         let ecap = unit.caps.ecap;
         let bits = self.pasid.filter(|_| unit.scalable() && ecap.pasid()).map_or(0, |c| c.width.min(ecap.pss()));
-        let allowed = Allowed { pasid: bits != 0, device_tlb: self.standing.throttle().is_some(), page_requests: false };
+        let allowed =
+            Allowed { pasid: bits != 0, device_tlb: self.standing.throttle().is_some(), page_requests: false };
         Requester { pasid_bits: bits, allowed }
     }
 }

@@ -6,12 +6,11 @@
 //! it comes back.
 
 use super::attach::{Group, Scope};
-use super::registry::{Attached, Member, Registry};
+use super::pci::Tree;
+use super::registry::{Attached, Member};
 use super::standing::Matter;
-use crate::device::pci::Tree;
-use crate::driver::Vtd;
-use crate::host::address::{DeviceId, SourceId};
-use crate::host::error::{Error, ErrorKind, State};
+use crate::host::address::DeviceId;
+use crate::host::error::{Error, ErrorKind, Need, State};
 use crate::host::platform::Platform;
 use crate::unit::Unit;
 
@@ -89,8 +88,8 @@ impl<P: Platform> Group<P> {
     /// Isolates the members that did not answer while the group was about to come to `to`.
     pub(super) fn isolate_silent(&self, scope: Scope, to: &Attached<P>) {
         for (member, m) in self.members().iter().enumerate() {
-            let silent = m.standing.throttle().is_some()
-                && self.unit(m).is_some_and(|unit| unit.is_silent(m.device.source));
+            let silent =
+                m.standing.throttle().is_some() && self.unit(m).is_some_and(|unit| unit.is_silent(m.device.source));
             let scope = match scope {
                 Scope::Plain => Scope::PlainOf { member },
                 Scope::Pasid { member: of, .. } | Scope::PlainOf { member: of } if of == member => scope,
@@ -104,7 +103,7 @@ impl<P: Platform> Group<P> {
 
     /// Blocks a member that does not answer, or is gone, apart from its group. `also`: what one of its scopes was about to
     /// come to, and has tags of.
-    pub(super) fn isolate(&self, member: usize, also: Option<(Scope, &Attached<P>)>) -> Result<(), Error> {
+    pub(crate) fn isolate(&self, member: usize, also: Option<(Scope, &Attached<P>)>) -> Result<(), Error> {
         let Some(m) = self.members().get(member) else { return Ok(()) };
         if !m.standing.is(Matter::GONE) {
             m.standing.set(Matter::QUARANTINED);
@@ -205,7 +204,7 @@ impl<P: Platform> Group<P> {
             n += 1;
         }
         if m.standing.is(Matter::TRUSTED) && !self.passes_through(m)? {
-            let throttle = m.able(unit).map_err(|why| ErrorKind::Unsupported(crate::host::error::Need::Ats(why)))?;
+            let throttle = m.able(unit).map_err(|why| ErrorKind::Unsupported(Need::Ats(why)))?;
             self.turn_on(member, throttle)?;
         }
         Ok(())

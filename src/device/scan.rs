@@ -61,6 +61,7 @@ fn member<P: Platform>(
         reserved,
         pasid: function.and_then(|f| f.pasid),
         ats: Offer::of(device, tree, topology),
+        physical: function.and_then(|f| f.physical),
         standing: Standing::default(),
         flags: topology.integrated(device, tree),
         page_requests: function.is_some_and(|f| f.page_requests),

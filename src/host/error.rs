@@ -46,6 +46,10 @@ pub enum ErrorKind {
     Unknown,
     /// The unit, or the driver, is not in the state that the call wants.
     State(State),
+    /// The unit says that it is another one than before: its version or capabilities differ.
+    UnitChanged,
+    /// The unit does not read back what was written at this step.
+    Unverified(Step),
 }
 
 /// The class of an error, for callers that answer with errno and the like.
@@ -182,7 +186,7 @@ pub enum Step {
     WriteBuffer,
     /// Turning protected memory off.
     ProtectedMemory,
-    /// Turning interrupt remapping off.
+    /// Turning interrupt remapping on or off.
     InterruptRemapping,
     /// Mapping the registers.
     Registers,
@@ -202,6 +206,8 @@ pub enum State {
     AlreadyUp,
     /// The unit was found on, and the caller wanted that refused.
     FoundOn,
+    /// The unit is suspended; `resume` comes first.
+    Suspended,
     /// An earlier flush of this is still owed.
     FlushOwed,
     /// The device did not answer an invalidation and is blocked until it was reset, or its group released.
@@ -243,6 +249,7 @@ impl Error {
             ErrorKind::Invalid(_) | ErrorKind::Unknown | ErrorKind::State(_) => Class::Invalid,
             ErrorKind::Timeout(_) | ErrorKind::DeviceTimeout => Class::Timeout,
             ErrorKind::QueueError(_) | ErrorKind::Platform(_) => Class::Hardware,
+            ErrorKind::UnitChanged | ErrorKind::Unverified(_) => Class::Hardware,
         }
     }
 
@@ -286,9 +293,12 @@ impl fmt::Display for ErrorKind {
             ErrorKind::DeviceTimeout => f.write_str("the device did not answer an invalidation in time"),
             ErrorKind::Platform(s) => write!(f, "the platform failed while {s}"),
             ErrorKind::Unknown => f.write_str("there is no such unit, device or group"),
+            ErrorKind::UnitChanged => f.write_str("the unit's version or capabilities are not those that it had"),
+            ErrorKind::Unverified(s) => write!(f, "the unit does not read back what was written while {s}"),
             ErrorKind::State(s) => f.write_str(match s {
                 State::NotUp => "not yet: `bring_up` must have succeeded first",
                 State::AlreadyUp => "`bring_up` was called already",
+                State::Suspended => "suspended: `resume` must have succeeded first",
                 State::FoundOn => "found with translation or interrupt remapping on, which the caller refuses",
                 State::FlushOwed => "an earlier flush is still owed",
                 State::Quarantined => "the device did not answer an invalidation and is blocked until it was reset",
@@ -336,9 +346,13 @@ impl fmt::Display for NoAts {
             NoAts::Blocked => "ports above that let translated requests pass (ACS translation blocking is on)",
             NoAts::Port => "a root port that firmware lists as one that supports it (ATSR)",
             NoAts::Aliases => "one requester id",
-            NoAts::ByHardware => "scalable mode: in legacy mode the hardware turns it on by itself (SATC, ATC_REQUIRED)",
+            NoAts::ByHardware => {
+                "scalable mode: in legacy mode the hardware turns it on by itself (SATC, ATC_REQUIRED)"
+            }
             NoAts::Physical => "a physical function with ATS whose smallest translation unit is a page",
-            NoAts::Erratum => "a device that completes invalidations behind its writes, which this kind is known not to do",
+            NoAts::Erratum => {
+                "a device that completes invalidations behind its writes, which this kind is known not to do"
+            }
             NoAts::Off => "`Ats::Trusted`, and no pass-through in legacy mode",
         })
     }
@@ -416,7 +430,8 @@ pub enum MapWhy {
     OutOfFrames,
     /// The heap ended.
     OutOfMemory,
-    /// Mapped in the tables, but a unit that caches absent entries did not confirm the flush; unmap to be safe.
+    /// Changed in the tables, but a unit did not confirm the flush: what was mapped (caching mode) is to be unmapped to be safe,
+    /// what was unmapped later stays owed.
     NotFlushed,
 }
 
@@ -436,7 +451,7 @@ impl fmt::Display for MapError {
             MapWhy::Access => "no access rights, or rights that the page-table format cannot express",
             MapWhy::OutOfFrames => "the platform has no frame left for a table",
             MapWhy::OutOfMemory => "the heap has ended",
-            MapWhy::NotFlushed => "mapped, but a caching-mode unit did not confirm the flush",
+            MapWhy::NotFlushed => "changed in the tables, but a unit did not confirm the flush",
         })
     }
 }

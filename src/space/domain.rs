@@ -20,20 +20,28 @@ mod mode {
 }
 
 /// When unmapped ranges are flushed: part of a domain's type, so that no caller takes one for the other.
-pub trait FlushMode: mode::Sealed + Send + Sync + 'static {}
+pub trait FlushMode: mode::Sealed + Send + Sync + 'static {
+    /// Whether unmapped ranges are gathered.
+    const DEFERRED: bool;
+}
 
 /// Every unmap yields what must be flushed before the memory may be used for anything else.
 #[derive(Debug)]
 pub enum Strict {}
 
-/// Unmaps are gathered, and flushed by `sync`; until then devices may reach what was unmapped.
+/// Unmaps are gathered, and flushed by `sync`, when there are many, and by `Vtd::service` when they are old; until then devices
+/// may reach what was unmapped.
 #[derive(Debug)]
 pub enum Deferred {}
 
 impl mode::Sealed for Strict {}
 impl mode::Sealed for Deferred {}
-impl FlushMode for Strict {}
-impl FlushMode for Deferred {}
+impl FlushMode for Strict {
+    const DEFERRED: bool = false;
+}
+impl FlushMode for Deferred {
+    const DEFERRED: bool = true;
+}
 
 /// An address space.
 pub struct Domain<P: Platform, M: FlushMode = Strict> {
@@ -95,10 +103,7 @@ impl<P: Platform, M: FlushMode> Domain<P, M> {
 
     /// Flushes what earlier calls still owe: dropped [`Unmapped`]s, flushes that failed.
     pub fn settle(&self) -> Result<Flushed, Error> {
-        let space = &*self.space;
-        let mut s = space.lock();
-        let ticket = s.ticket();
-        space.end(s, ticket, None).flush().map_err(|n| n.error)
+        self.space.settle()
     }
 
     /// Ranges that devices attached to the domain need for firmware's sake, which are mapped one to one.
@@ -146,9 +151,15 @@ impl<P: Platform> Domain<P, Strict> {
 }
 
 impl<P: Platform> Domain<P, Deferred> {
-    /// Unmaps as `Domain::unmap` does, and leaves the flush to the next `sync`.
+    /// Unmaps as `Domain::unmap` does, and gathers the flush. It comes with the next `sync`; with the call that gathers more
+    /// than [`Config::deferred_ranges`](crate::Config::deferred_ranges), which waits for it; or with the `Vtd::service` that
+    /// finds the oldest range older than [`Config::deferred_deadline`](crate::Config::deferred_deadline). Until then devices may
+    /// reach the memory, and the range cannot be mapped anew.
+    ///
+    /// Errors: those of `Domain::unmap`; `NotFlushed` where the range was unmapped, but the flush that it caused failed: that
+    /// stays owed, and is tried again.
     pub fn unmap_later(&self, r: Range) -> Result<(), MapError> {
-        self.space.unmap(r).map(drop)
+        self.space.unmap_later(r)
     }
 
     /// Flushes all that was unmapped.

@@ -4,14 +4,14 @@
 //! Everything that is unmapped stays owned until a flush has completed: table pages by [`Unmapped`], ranges by the domain,
 //! which refuses to map them anew ([`MapWhy::Unflushed`]).
 
-use super::flush::{Cached, add_range};
+use super::flush::{Cached, Flushed, add_range};
 use super::paging::Access;
 use super::paging::engine::{Failed, Limits, Stale};
 use super::spec::{DomainSpec, Stage};
 use super::tables::Tables;
 use super::unmapped::Unmapped;
 use crate::dmar::IntegratedFlags;
-use crate::host::address::{Hpa, INTERRUPT_RANGE, Iova, Range};
+use crate::host::address::{Hpa, INTERRUPT_RANGE, Iova, Nanos, Range};
 use crate::host::error::{Error, ErrorKind, Field, MapError, MapWhy, Need};
 use crate::host::grow;
 use crate::host::mem::{FreedTables, Shared};
@@ -40,6 +40,15 @@ pub(crate) struct Space<P: Platform> {
 pub(crate) enum Root {
     First { table: Hpa, five_levels: bool },
     Second { table: Hpa, width: AddressWidth, dirty: bool },
+}
+
+impl Root {
+    /// The top table.
+    pub(crate) fn table(self) -> Hpa {
+        match self {
+            Root::First { table, .. } | Root::Second { table, .. } => table,
+        }
+    }
 }
 
 /// Whose requests go to a domain: a requester id of a unit, with one PASID or none, and its own translation cache.
@@ -84,6 +93,8 @@ pub(super) struct State {
     /// A unit that caches absent entries is among the tags: mapping needs a flush too.
     pub(super) flush_maps: bool,
     pub(super) owed: Vec<Owed>,
+    /// When the oldest range was gathered that a deferred domain has not flushed.
+    pub(super) gathered: Option<Nanos>,
     /// The operation under way changed more than leaf entries.
     pub(super) tables_changed: bool,
     /// What dropped `Unmapped`s owned. Goes to the flush that takes their ranges over, in one step with these: a flush
@@ -143,6 +154,7 @@ impl<P: Platform> Space<P> {
             tags: Vec::new(),
             flush_maps: false,
             owed: Vec::new(),
+            gathered: None,
             tables_changed: false,
             left: Left { freed: FreedTables::new(), tables_changed: false },
             next_ticket: NOBODY + 1,
@@ -320,6 +332,41 @@ impl<P: Platform> Space<P> {
         }
         self.lock().one_to_one = top;
         Ok(())
+    }
+
+    /// When the ranges that were gathered must be flushed; `None` where there are none.
+    pub(crate) fn due(&self) -> Option<Nanos> {
+        self.lock().gathered.map(|since| since.after(self.machine.host.config.deferred_deadline))
+    }
+
+    /// Flushes what is still owed: dropped `Unmapped`s, flushes that failed, gathered ranges.
+    pub(crate) fn settle(&self) -> Result<Flushed, Error> {
+        let mut s = self.lock();
+        let (ticket, was) = (s.ticket(), s.gathered.take());
+        let outcome = self.end(s, ticket, None).flush();
+        if outcome.is_err() && was.is_some() {
+            // Not at once again.
+            let now = self.machine.host.platform.now();
+            self.lock().gathered.get_or_insert(now);
+        }
+        outcome.map_err(|n| n.error)
+    }
+
+    /// Unmaps, and gathers the flush: until there are too many, or `Vtd::service` finds them too old.
+    pub(super) fn unmap_later(&self, r: Range) -> Result<(), MapError> {
+        drop(self.unmap(r)?);
+        let h = &self.machine.host;
+        let full = {
+            let mut s = self.lock();
+            if s.gathered.is_none() {
+                s.gathered = Some(h.platform.now());
+            }
+            s.owed.len() >= h.config.deferred_ranges.max(1)
+        };
+        match full.then(|| self.settle()) {
+            Some(Err(_)) => Err(MapError { why: MapWhy::NotFlushed, at: r.first }),
+            _ => Ok(()),
+        }
     }
 
     /// Unmaps for the owner of the domain, who has no say about firmware's regions while devices need them.

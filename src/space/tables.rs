@@ -69,6 +69,22 @@ impl Tables {
         either!(self, t => t.translate(p, at))
     }
 
+    /// Whether hardware notes in them what devices write.
+    pub(crate) fn tracks_dirty(&self) -> bool {
+        either!(self, t => t.tracks_dirty())
+    }
+
+    pub(crate) fn read_dirty<P: Platform>(
+        &mut self,
+        p: &P,
+        r: Range,
+        bits: &mut [u64],
+        skip: u64,
+        clear: bool,
+    ) -> Result<Option<Stale>, Failed> {
+        either!(self, t => t.read_dirty(p, r, bits, skip, clear))
+    }
+
     pub(crate) fn take_freed(&mut self) -> FreedTables {
         either!(self, t => t.take_freed())
     }

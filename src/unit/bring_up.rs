@@ -7,6 +7,7 @@ use super::errata::Errata;
 use super::fault_log::FaultLog;
 use super::ids::DomainIds;
 use super::invalidate::Batch;
+use super::power::Kept;
 use super::queue::Queue;
 use super::root::RootTable;
 use super::{Host, Unit, phase};
@@ -65,6 +66,12 @@ pub(crate) struct Place {
     /// Bytes of registers that the table promises, at least a page.
     pub(crate) window: u64,
     pub(crate) node: Option<u32>,
+}
+
+impl Place {
+    pub(crate) fn of(u: &crate::dmar::Unit) -> Self {
+        Place { id: u.id, segment: u.segment, base: u.base, window: u.window, node: u.node }
+    }
 }
 
 /// The tables that a unit runs on.
@@ -132,10 +139,10 @@ impl<P: Platform> Unit<P> {
                 return Err(e);
             }
         };
-        let (demanded, width) = match mode {
-            TableMode::Scalable => (true, DescriptorWidth::Bits256),
-            _ => (caps.version.major() >= 6, DescriptorWidth::Bits128),
-        };
+        let scalable = mode == TableMode::Scalable;
+        let demanded = scalable || caps.version.major() >= 6;
+        // Abort-DMA mode wants wide descriptors as scalable mode does, and legacy mode takes them from units that have it.
+        let width = if scalable || caps.ecap.adms() { DescriptorWidth::Bits256 } else { DescriptorWidth::Bits128 };
         let wanted = caps.ecap.qi() && (h.config.queue || demanded);
         let queue = match wanted
             .then(|| Queue::new(p, (place.id, place.segment), (h.config.queue_order, width), caps.ecap.dt(), node))
@@ -166,12 +173,21 @@ impl<P: Platform> Unit<P> {
             faults,
             ids: Lock::new(Rank::Entries, ids),
             root: Lock::new(Rank::Entries, root),
+            kept: Lock::new(Rank::Leaf, Kept::default()),
         })
+    }
+
+    /// What is on.
+    pub(crate) fn on(&self) -> Result<Gsts, Error> {
+        Ok(self.status()? & (Gsts::TES | Gsts::QIES | Gsts::IRES))
     }
 
     /// Deals with a unit that is on already, and clears what it recorded before. Says what was found on.
     pub(crate) fn quiet(&self, h: &Host<P>, found: TakeOver) -> Result<Gsts, Error> {
-        let on = self.status()? & (Gsts::TES | Gsts::QIES | Gsts::IRES);
+        if self.shielded() {
+            return Ok(Gsts::empty());
+        }
+        let on = self.on()?;
         if !on.is_empty() && found == TakeOver::Refuse {
             return Err(ErrorKind::State(State::FoundOn).on(self.id));
         }
@@ -182,6 +198,12 @@ impl<P: Platform> Unit<P> {
         if on.contains(Gsts::TES) {
             self.command(h, Command::Translation(false))?;
         }
+        self.silence(h, on)?;
+        Ok(on)
+    }
+
+    /// Turns off a queue that is not ours, and has the unit's events masked and cleared.
+    pub(super) fn silence(&self, h: &Host<P>, on: Gsts) -> Result<(), Error> {
         if on.contains(Gsts::QIES) {
             // The predecessor's descriptors are in memory that it may still own: let them run out first. A queue that stopped
             // at an error never drains and takes no tail; what it left undone is part of our global invalidations.
@@ -205,22 +227,54 @@ impl<P: Platform> Unit<P> {
         clear.set(Fsts::IQE, self.caps.ecap.qi());
         clear.set(Fsts::ICE | Fsts::ITE, self.caps.ecap.dt());
         self.regs.write32(at::FSTS, clear.bits());
-        Ok(on)
+        Ok(())
     }
 
     /// Turns the queue on, where the unit has one and it is wanted.
     pub(crate) fn start_queue(&self, h: &Host<P>) -> Result<(), Error> {
         let Some(q) = &self.queue else { return Ok(()) };
+        // Ours already, where the unit was shielded.
+        if self.status()?.contains(Gsts::QIES) {
+            return Ok(());
+        }
         // A tail left over from before would be taken as descriptors to fetch.
         self.regs.write64(at::IQT, 0);
-        self.regs.write64(at::IQA, q.address(&h.platform).0);
+        self.put(at::IQA, q.address(&h.platform).0, Step::Queue)?;
         self.command(h, Command::Queue(true))
     }
 
-    /// Has the unit take its root table, all entries absent but those written before, and drop what it cached.
+    /// Writes a register that says where the unit reads memory: one that does not take it is not to go by it.
+    fn put(&self, at: u32, v: u64, step: Step) -> Result<(), Error> {
+        self.regs.write64(at, v);
+        self.reads(at, v, step)
+    }
+
+    /// An error where a register does not read as it was written.
+    pub(super) fn reads(&self, at: u32, v: u64, step: Step) -> Result<(), Error> {
+        match self.regs.read64(at) {
+            now if now == v => Ok(()),
+            u64::MAX => Err(ErrorKind::UnitGone.on(self.id)),
+            _ => Err(ErrorKind::Unverified(step).on(self.id)),
+        }
+    }
+
+    /// Has the unit take its root table, all entries absent but those written before, and drop what it cached. Not yet where
+    /// it blocks everything until firmware's regions are mapped (`leave_shield`).
     pub(crate) fn start_root(&self, h: &Host<P>) -> Result<(), Error> {
+        if self.shielded() {
+            return Ok(());
+        }
+        self.latch_tables(h)
+    }
+
+    pub(super) fn latch_tables(&self, h: &Host<P>) -> Result<(), Error> {
         let table = self.root.lock(&h.platform).hpa(&h.platform);
-        self.regs.write64(at::RTADDR, RootPointer::new(table.get(), self.mode).0);
+        self.latch(h, RootPointer::new(table.get(), self.mode))
+    }
+
+    /// Has the unit go by this root pointer, and drop what it cached.
+    pub(super) fn latch(&self, h: &Host<P>, root: RootPointer) -> Result<(), Error> {
+        self.put(at::RTADDR, root.0, Step::RootPointer)?;
         self.command(h, Command::RootPointer)?;
         // Also where SRTP does it itself (CAP.ESRTPS): it shows that the queue works before anything depends on it, and a
         // queue that has completed no wait cannot be turned off (VT-d 6.5.2.1).
@@ -242,16 +296,20 @@ impl<P: Platform> Unit<P> {
 
     fn lead(&self, h: &Host<P>, control: u32, e: Event) -> bool {
         let Ok(m) = h.platform.event(self.id, e) else { return false };
-        let m = EventMessage::new(m.address, m.data);
+        self.set_event(control, EventMessage::new(m.address, m.data));
+        true
+    }
+
+    /// Has an event raise this message.
+    pub(super) fn set_event(&self, control: u32, m: EventMessage) {
         self.regs.write32(control + at::EVENT_DATA, m.data);
         self.regs.write32(control + at::EVENT_ADDRESS, m.address);
         self.regs.write32(control + at::EVENT_UPPER, m.upper);
         let was = EventControl::from_bits_retain(self.regs.read32(control));
         self.regs.write32(control, (was & !EventControl::IM).bits());
-        true
     }
 
-    fn mask(&self, control: u32) {
+    pub(super) fn mask(&self, control: u32) {
         let was = EventControl::from_bits_retain(self.regs.read32(control));
         self.regs.write32(control, (was | EventControl::IM).bits());
     }
@@ -259,8 +317,11 @@ impl<P: Platform> Unit<P> {
     /// Translation on; then protected memory off, which would go on blocking. Says whether it was on.
     pub(crate) fn start_translation(&self, h: &Host<P>) -> Result<bool, Error> {
         self.flush_write_buffer(h)?;
-        self.command(h, Command::Translation(true))?;
+        if !self.status()?.contains(Gsts::TES) {
+            self.command(h, Command::Translation(true))?;
+        }
         let was = self.protected_memory_off(h)?;
+        self.kept.lock(&h.platform).protecting = false;
         self.phase.store(phase::TRANSLATING, Ordering::Release);
         Ok(was)
     }
@@ -284,6 +345,14 @@ impl<P: Platform> Unit<P> {
         if self.status()?.contains(Gsts::TES) {
             self.command(h, Command::Translation(false))?;
         }
+        if core::mem::take(&mut self.kept.lock(&h.platform).protecting) {
+            self.protected_memory_off(h)?;
+        }
+        self.queue_off(h)
+    }
+
+    /// No more events, and the queue off when it has drained.
+    pub(super) fn queue_off(&self, h: &Host<P>) -> Result<(), Error> {
         self.mask(at::FECTL);
         if self.queue.is_some() {
             self.mask(at::IECTL);

@@ -19,6 +19,10 @@ pub(crate) enum Command {
     Queue(bool),
     /// Interrupt remapping on or off (IRE).
     InterruptRemapping(bool),
+    /// Latch IRTA (SIRTP).
+    InterruptTable,
+    /// Interrupts of compatibility format pass, or not (CFI).
+    CompatibilityInterrupts(bool),
     /// Flush the write buffer (WBF).
     WriteBuffer,
 }
@@ -31,6 +35,8 @@ impl Command {
             Command::Translation(on) => (Gcmd::TE, on, Gsts::TES, on),
             Command::Queue(on) => (Gcmd::QIE, on, Gsts::QIES, on),
             Command::InterruptRemapping(on) => (Gcmd::IRE, on, Gsts::IRES, on),
+            Command::InterruptTable => (Gcmd::SIRTP, true, Gsts::IRTPS, true),
+            Command::CompatibilityInterrupts(on) => (Gcmd::CFI, on, Gsts::CFIS, on),
             Command::WriteBuffer => (Gcmd::WBF, true, Gsts::WBFS, false),
         }
     }
@@ -45,7 +51,9 @@ impl Command {
             Command::RootPointer => Step::RootPointer,
             Command::Translation(_) => Step::Translation,
             Command::Queue(_) => Step::Queue,
-            Command::InterruptRemapping(_) => Step::InterruptRemapping,
+            Command::InterruptRemapping(_) | Command::InterruptTable | Command::CompatibilityInterrupts(_) => {
+                Step::InterruptRemapping
+            }
             Command::WriteBuffer => Step::WriteBuffer,
         }
     }
@@ -96,6 +104,23 @@ impl<P: Platform> Unit<P> {
         let limit = h.config.command_deadline;
         self.until(h, limit, timeout, |u| Ok(!Pmen::from_bits_retain(u.regs.read32(at::PMEN)).contains(Pmen::PRS)))?;
         Ok(true)
+    }
+
+    /// Has protected memory cover all memory (VT-d 11.4.8), on a unit that has both regions and with protection off.
+    pub(super) fn protect_all_memory(&self, h: &Host<P>) -> Result<(), Error> {
+        let timeout = ErrorKind::Timeout(Step::ProtectedMemory).on(self.id);
+        let limit = h.config.command_deadline;
+        let _turn = self.commands.take(Wait::new(&h.platform, self.id, limit)).ok_or(timeout)?;
+        self.regs.write32(at::PLMBASE, 0);
+        self.regs.write32(at::PLMLIMIT, u32::MAX);
+        self.regs.write64(at::PHMBASE, 1 << 32);
+        self.regs.write64(at::PHMLIMIT, u64::MAX);
+        let was = Pmen::from_bits_retain(self.regs.read32(at::PMEN));
+        self.regs.write32(at::PMEN, (was | Pmen::EPM).bits());
+        self.until(h, limit, timeout, |u| {
+            u.status()?;
+            Ok(Pmen::from_bits_retain(u.regs.read32(at::PMEN)).contains(Pmen::PRS))
+        })
     }
 
     /// Looks at the registers until `done` says so, or the deadline passes.

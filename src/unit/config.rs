@@ -34,7 +34,8 @@ pub struct Config {
     /// Use queued invalidation where the unit has it (the default). `false` takes the register interface, for units
     /// whose queue is broken; units without that interface (version 6 and later) use the queue all the same.
     pub queue: bool,
-    /// The queue's size: `2^queue_order` pages of 256 descriptors (128 in scalable mode), 0 to 7. Default: 0.
+    /// The queue's size: `2^queue_order` pages of 256 descriptors (128 on units in scalable mode or with
+    /// abort-DMA mode), 0 to 7. Default: 0.
     pub queue_order: u8,
     /// Ask for an interrupt with every completion, for platforms whose `relax` sleeps. Default: off, waits poll.
     pub completion_interrupt: bool,

@@ -170,9 +170,9 @@ pub(crate) enum InFlight {
 }
 
 impl<P: Platform> Unit<P> {
-    /// Whether translation is not this driver's, or no longer: nothing is blocked.
+    /// Whether translation is not this driver's, no longer, or not now: nothing is blocked, and nothing cached.
     pub(crate) fn stopped(&self) -> bool {
-        self.phase.load(Ordering::Acquire) == phase::OFF
+        matches!(self.phase.load(Ordering::Acquire), phase::OFF | phase::SUSPENDED)
     }
 
     fn drain(&self) -> Drain {

@@ -1,6 +1,6 @@
 //! One remapping unit: the one way to give it a command and await it (`command`), its invalidation queue (`queue`, `stats`),
-//! what becomes of its errors (`recovery`) and what may be asked of it (`invalidate`, `rules` when, `flights` of several units
-//! at once), its fault records (`fault_log`), its domain ids (`ids`), the memory of its
+//! what becomes of its errors (`recovery`) and what may be asked of it (`invalidate`; `rules` when, `flights` of several units at
+//! once), its fault records (`fault_log`), its domain ids (`ids`), the memory of its
 //! root and context tables (`root`) and of a requester's PASIDs (`pasid`), bringing it up and shutting it down (`bring_up`), and quirks as data (`errata`).
 
 pub mod bring_up;
@@ -12,10 +12,12 @@ pub(crate) mod flights;
 pub(crate) mod ids;
 pub(crate) mod invalidate;
 pub(crate) mod pasid;
+pub(crate) mod power;
 pub(crate) mod queue;
 pub(crate) mod recovery;
 pub(crate) mod root;
 pub mod rules;
+pub mod shield;
 #[cfg(test)]
 pub(crate) mod standin;
 pub mod stats;
@@ -104,6 +106,8 @@ pub(crate) struct Unit<P: Platform> {
     faults: FaultLog,
     pub(crate) ids: Lock<DomainIds>,
     pub(crate) root: Lock<RootTable>,
+    /// What `suspend` found, for `resume`.
+    kept: Lock<power::Kept>,
 }
 
 /// How far a unit has come.
@@ -112,6 +116,10 @@ mod phase {
     pub(super) const TAKEN: u32 = 1;
     /// Taken over, and translation is on.
     pub(super) const TRANSLATING: u32 = 2;
+    /// Ours, with translation and queue off: it caches nothing, and there is nothing to invalidate.
+    pub(super) const SUSPENDED: u32 = 3;
+    /// Taken over, in abort-DMA mode: every request is blocked, whatever tables say.
+    pub(super) const SHIELDED: u32 = 4;
 }
 
 impl<P: Platform> Unit<P> {

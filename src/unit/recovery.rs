@@ -476,7 +476,7 @@ impl<P: Platform> Unit<P> {
     }
 
     /// Nobody is there to answer: the device is asked nothing any more, as one that did not answer, and nobody need be told.
-    pub(crate) fn silence(&self, h: &Host<P>, source: SourceId) {
+    pub(crate) fn hear_no_more(&self, h: &Host<P>, source: SourceId) {
         let Some(queue) = &self.queue else { return };
         let Some(aside) = &queue.aside else { return };
         let _turn = queue.state.lock(&h.platform);
@@ -497,7 +497,8 @@ impl<P: Platform> Unit<P> {
 
     /// What the queue has seen.
     pub(crate) fn stats(&self, h: &Host<P>) -> UnitStats {
-        self.queue.as_ref().map_or_else(UnitStats::default, |q| q.state.lock(&h.platform).stats)
+        let queue = self.queue.as_ref().map_or_else(UnitStats::default, |q| q.state.lock(&h.platform).stats);
+        UnitStats { wide_flushes: self.wide_flushes(), ..queue }
     }
 }
 

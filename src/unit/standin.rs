@@ -13,6 +13,7 @@ pub(crate) const SRTP: u32 = 1 << 30;
 pub(crate) const WBF: u32 = 1 << 27;
 pub(crate) const QIE: u32 = 1 << 26;
 pub(crate) const IRE: u32 = 1 << 25;
+pub(crate) const SIRTP: u32 = 1 << 24;
 const ONE_SHOT: u32 = 1 << 30 | 1 << 29 | 1 << 27 | 1 << 24;
 
 /// 3 and 4 levels, 48 bits, 2 MiB and 1 GiB, page-selective up to 2^18 pages, 65536 ids, 4 fault registers at 0x220.
@@ -20,6 +21,9 @@ pub(crate) const CAP: u64 = 6 | 0b110 << 8 | 47 << 16 | 0x22 << 24 | 3 << 34 | 1
 pub(crate) const CAP_CM: u64 = 1 << 7;
 pub(crate) const CAP_RWBF: u64 = 1 << 4;
 pub(crate) const CAP_PLMR: u64 = 1 << 5;
+pub(crate) const CAP_PHMR: u64 = 1 << 6;
+/// The mode of RTADDR changes under translation.
+pub(crate) const CAP_ESRTPS: u64 = 1 << 63;
 pub(crate) const CAP_PSI: u64 = 1 << 39;
 /// Coherent, queue, pass-through, snoop control; IVA at 0x200.
 pub(crate) const ECAP: u64 = 1 | 1 << 1 | 1 << 6 | 1 << 7 | 0x20 << 8;
@@ -32,6 +36,7 @@ pub(crate) const ECAP_SM: u64 = ECAP | ECAP_SMTS | ECAP_SSTS | ECAP_SMPWCS;
 pub(crate) const ECAP_SMTS: u64 = 1 << 43;
 pub(crate) const ECAP_SSTS: u64 = 1 << 46;
 pub(crate) const ECAP_SMPWCS: u64 = 1 << 48;
+pub(crate) const ECAP_ADMS: u64 = 1 << 52;
 /// Both kinds of snooping.
 pub(crate) const ECAP_SNOOP: u64 = ECAP_C | ECAP_SMPWCS;
 const IOTLB: u32 = 0x208;
@@ -69,6 +74,10 @@ pub(crate) struct State {
     pub(crate) stuck: u32,
     /// CCMD and IOTLB: never done, or refused.
     pub(crate) register_path: Answer,
+    /// Registers that do not take what is written.
+    pub(crate) deaf: Vec<u32>,
+    /// Writes after which devices reached memory as they liked, from when this is `Some`.
+    pub(crate) open: Option<usize>,
     /// The queue does nothing.
     pub(crate) asleep: bool,
     /// A record that was cleared is there again.
@@ -102,6 +111,7 @@ pub(crate) struct State {
     cap: u64,
     ecap: u64,
     scalable: bool,
+    abort: bool,
     root: u64,
     iva: u64,
 }
@@ -167,6 +177,9 @@ impl Standin {
                 None => return (0..0x6000).step_by(4).for_each(|at| self.regs.set32(at, u32::MAX)),
             }
         }
+        if s.deaf.contains(&place) {
+            return;
+        }
         match place {
             at::GCMD => self.command(&mut s, v as u32),
             at::FSTS => {
@@ -192,14 +205,20 @@ impl Standin {
             }
             at::PMEN => self.regs.set32(place, v as u32 & 1 << 31 | (v >> 31) as u32 & 1),
             at::ICS => self.regs.set32(place, self.regs.get32(place) & !(v as u32)),
-            at::RTADDR | at::IQA => self.regs.set64(place, v),
+            at::RTADDR | at::IQA | at::IRTA => self.regs.set64(place, v),
             FRCD..0x260 if place % 16 == 12 => {
                 assert_eq!(v, 1 << 31, "bit 31 alone clears a record");
                 let again = u32::from(s.storm) << 31;
                 self.regs.set32(place, self.regs.get32(place) & !(1 << 31) | again);
             }
+            at::PLMBASE..at::IQH => {
+                assert!(self.regs.get32(at::PMEN) & 1 == 0, "regions change while they are off");
+            }
             at::FECTL..at::PMEN | at::IECTL..at::IQERCD => self.regs.set32(place, v as u32),
             other => panic!("write of {v:#x} to {other:#x}"),
+        }
+        if self.regs.get32(at::GSTS) & TE == 0 && self.regs.get32(at::PMEN) & 1 == 0 {
+            s.open = s.open.map(|n| n + 1);
         }
         let pending = (0..4).any(|i| self.regs.get32(FRCD + i * 16 + 12) >> 31 != 0);
         s.fsts = s.fsts & !2 | u32::from(pending) << 1;
@@ -217,8 +236,12 @@ impl Standin {
         match changed {
             SRTP => {
                 s.root = u64::from(self.regs.get32(at::RTADDR)) | u64::from(self.regs.get32(at::RTADDR + 4)) << 32;
-                s.scalable = s.root >> 10 & 3 == 1;
-                assert!(s.scalable && s.ecap & ECAP_SMTS != 0 || s.root & 0xfff == 0, "RTADDR {:#x}", s.root);
+                let was = (s.scalable, s.abort);
+                (s.scalable, s.abort) = (s.root >> 10 & 3 == 1, s.root >> 10 & 3 == 3);
+                let mode = if s.scalable { ECAP_SMTS } else { ECAP_ADMS };
+                assert!((s.scalable || s.abort) && s.ecap & mode != 0 || s.root & 0xfff == 0, "RTADDR {:#x}", s.root);
+                let kept = status & TE == 0 || s.cap & CAP_ESRTPS != 0 || was == (s.scalable, s.abort);
+                assert!(kept, "another mode under translation");
             }
             TE => assert!(status & SRTP != 0 && (v & TE != 0 || status & TE != 0), "no root pointer yet"),
             QIE => {
@@ -228,7 +251,7 @@ impl Standin {
             }
             _ => {}
         }
-        let kept = if changed & ONE_SHOT != 0 { status | changed & SRTP } else { status ^ changed };
+        let kept = if changed & ONE_SHOT != 0 { status | changed & (SRTP | SIRTP) } else { status ^ changed };
         self.regs.set32(at::GSTS, kept);
         self.run(s);
     }
@@ -258,7 +281,8 @@ impl Standin {
             if head == self.regs.get32(at::IQT) || s.pending.len() > s.ahead {
                 return;
             }
-            assert!(slot == 16 && !s.scalable || slot == 32 && s.ecap & ECAP_SMTS != 0, "slots of {slot} bytes");
+            let (narrow, wide) = (slot == 16 && !s.scalable && !s.abort, s.ecap & (ECAP_SMTS | ECAP_ADMS) != 0);
+            assert!(narrow || slot == 32 && wide, "slots of {slot} bytes");
             let place = (iqa & !0xfff) + u64::from(head);
             let word = |i: u64| self.host.read(place + i * 8).expect("a queue in memory");
             let d = [word(0), word(1)];
@@ -282,6 +306,17 @@ impl Standin {
                 self.carry_out(s, d);
             }
             self.regs.set64(at::IQH, u64::from((head + slot) % size));
+        }
+    }
+
+    /// Its power goes and comes again: registers are as after reset, and what was cached may be anything.
+    pub(crate) fn lose_power(&self) {
+        self.state().fsts = 0;
+        for at in (at::GSTS..at::PMEN).chain(at::IQH..at::IRTA + 8).step_by(4) {
+            self.regs.set32(at, 0);
+        }
+        for control in [at::FECTL, at::IECTL] {
+            self.regs.set32(control, 1 << 31);
         }
     }
 
@@ -348,11 +383,12 @@ impl Standin {
     fn invalidate(&self, s: &mut State, d: [u64; 2]) {
         s.done.push(d);
         let (scope, did, source) = (d[0] >> 4 & 3, (d[0] >> 16) as u16, (d[0] >> 32) as u16);
-        let scalable = s.scalable;
+        let scalable = s.scalable || s.abort;
         // Absent entries are cached under id 0; context entries of scalable mode under none.
         let tagged = |e: &[u64; 4]| scalable || did == if e[0] & 1 == 0 { 0 } else { (e[1] >> 8) as u16 };
         let names = |e: &[u64; 8]| did == if e[0] & 1 == 0 { 0 } else { e[1] as u16 };
         match (d[0] & 15, scope) {
+            (4, 0) => {}
             (1, 1) => s.contexts.clear(),
             (1, 2) => s.contexts.retain(|_, e| !tagged(e)),
             (1, 3) => s.contexts.retain(|k, e| *k != source || !tagged(e)),
@@ -398,7 +434,10 @@ impl Standin {
     pub(crate) fn access(&self, source: u16, address: u64) -> Reached {
         let mut s = self.state();
         if self.regs.get32(at::GSTS) & TE == 0 {
-            return Some(address);
+            return (self.regs.get32(at::PMEN) & 1 == 0).then_some(address);
+        }
+        if s.abort {
+            return None;
         }
         let (page, caching) = (address >> 12, s.cap & CAP_CM != 0);
         if let Some((_, to)) = s.tlb.get(&(source, page)) {

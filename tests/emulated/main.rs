@@ -15,6 +15,7 @@ mod errors;
 mod faults;
 mod map;
 mod offers;
+mod power;
 mod queue;
 mod several;
 mod speed;
@@ -52,6 +53,7 @@ const ALL: &[&[Story]] = &[
     errors::STORIES,
     faults::STORIES,
     map::STORIES,
+    power::STORIES,
     queue::STORIES,
     several::STORIES,
     speed::STORIES,

@@ -1,14 +1,16 @@
 //! Units that firmware or a predecessor left on.
 
-use vtd::{ErrorKind, State, TakeOver};
+use vtd::{ErrorKind, LeftShield, Shielding, State, TakeOver};
 use vtd_emu::{Profile, Size};
 
+use crate::probes::Seen;
 use crate::rig::{AT, Ask, Mode, Plan, Rig, dev, map};
 
 crate::stories!(
     a_unit_found_on_is_refused_or_turned_off_first,
     protected_memory_is_turned_off,
     old_faults_do_not_silence_new_ones,
+    units_block_everything_before_there_are_tables,
 );
 
 const GCMD: u32 = 0x18;
@@ -187,4 +189,44 @@ fn old_faults_do_not_silence_new_ones(profile: &Profile, mode: Mode) {
     rig.blocked(dev(3), page, Ask::Write, 0x01, &rig.ear);
     rig.blocked(dev(4), page, Ask::Read, 0x01, &rig.ear);
     rig.end();
+}
+
+/// A device that is blocked, for whatever reason.
+fn held_back(rig: &Rig, page: u64) {
+    assert!(rig.read(dev(3), page).is_err() && rig.write(dev(1), page, 1).is_err());
+}
+
+fn units_block_everything_before_there_are_tables(profile: &Profile, mode: Mode) {
+    // The same without the change of mode under translation, and without protected memory besides.
+    let (adms, esrtps, regions) = (1 << 52, 1 << 63, 3 << 5);
+    let forms = [
+        (profile.clone().with_ecap(adms, 0).with_cap(esrtps | regions, 0), LeftShield::Seamless),
+        (profile.clone().with_ecap(adms, 0).with_cap(regions, esrtps), LeftShield::BehindProtectedMemory),
+        (profile.clone().with_ecap(adms, 0).with_cap(0, esrtps | regions), LeftShield::WithGap),
+    ];
+    for (form, left) in forms {
+        let rig = Plan::two(&form, &form, mode).build();
+        let page = rig.memory(10);
+        let report = rig.vtd.shield(false).unwrap();
+        if !profile.qi() {
+            assert!(report.iter().all(|r| r.outcome == Shielding::Unsupported));
+            rig.end();
+            continue;
+        }
+        assert!(report.iter().all(|r| r.outcome == Shielding::On));
+        held_back(&rig, page);
+        rig.probes.add(1, dev(3), page);
+        let report = rig.probes.looking(|| rig.bring_up()).unwrap();
+        assert!(report.units.iter().all(|u| u.left_shield == Some(left) && !u.protected_memory));
+        for (_, seen) in rig.probes.take() {
+            let through = seen.iter().any(|s| matches!(s, Seen::Memory(_)));
+            assert!(!through || left == LeftShield::WithGap, "{seen:x?}");
+        }
+        held_back(&rig, page);
+        let (group, domain, _ear) = rig.attached(dev(3));
+        map(&domain, AT, page, 0x1000);
+        rig.reaches(dev(3), AT, page);
+        drop((group, domain));
+        rig.end();
+    }
 }

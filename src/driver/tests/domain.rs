@@ -6,7 +6,10 @@ use crate::hw::descriptors::Descriptor;
 use crate::hw::invalidation::{Drain, Iva};
 use crate::hw::registers::at;
 use crate::unit::standin::{CAP, CAP_CM, CAP_RWBF, ECAP_QI};
-use crate::{Access, Deferred, Domain, ErrorKind, Group, Iova, MapWhy, NotFlushed, Range, Step, Target};
+use crate::{
+    Access, Config, Deferred, Domain, ErrorKind, Group, Iova, MapWhy, Nanos, NotFlushed, Platform, Range, Service,
+    Step, Target, UnitId,
+};
 use core::ops::ControlFlow;
 use std::vec::Vec;
 
@@ -175,6 +178,59 @@ fn deferred_domains_flush_at_sync(ecap: u64) {
     m.end();
 }
 
+fn deferred_domains_gather_so_many_and_for_so_long(ecap: u64) {
+    let (host, units, dmar) = Machine::prepare(Host::new(), &[(CAP, ecap)]);
+    let limits = Config { deferred_ranges: 10, deferred_deadline: Nanos::millis(7), ..config() };
+    let m = Machine::with(host, units, &dmar, limits);
+    let d: Domain<Host, Deferred> = m.vtd.domain(&WIDE).unwrap();
+    let group = m.claim(dev(1));
+    group.attach(Target::Deferred(&d)).unwrap();
+    let page = |n: u64| range(n << 21, (n << 21) + 0xfff);
+    let map = |n: u64| d.map(Iova::at(n << 21), hpa(n << 21), 0x1000, Access::all());
+    (0..20).for_each(|n| map(n).unwrap());
+    (0..20).for_each(|n| assert_eq!(m.units[0].access(ONE, n << 21), Some(n << 21)));
+    m.forget();
+    for n in 0..10 {
+        assert!(m.units[0].take().0.is_empty());
+        d.unmap_later(page(n)).unwrap();
+    }
+    assert_eq!(m.units[0].take().0.len(), 1, "the tenth flushes them all");
+    assert_eq!(m.units[0].access(ONE, 9 << 21), None);
+    assert_eq!(m.vtd.service(9), Service::Idle);
+    // The oldest one's age counts, and a range does not come back before.
+    d.unmap_later(page(10)).unwrap();
+    let Service::At(due) = m.vtd.service(9) else { panic!("it is to be flushed some time") };
+    d.unmap_later(page(11)).unwrap();
+    assert_eq!(m.vtd.service(9), Service::At(due));
+    assert_eq!(map(10).unwrap_err().why, MapWhy::Unflushed);
+    assert!(m.units[0].take().0.is_empty());
+    while m.host.now() < due {
+        m.host.relax(UnitId(0), Nanos(0));
+    }
+    assert_eq!(m.vtd.service(9), Service::Idle);
+    assert_eq!(m.units[0].take().0.len(), 1);
+    assert_eq!(m.units[0].access(ONE, 11 << 21), None);
+    map(10).unwrap();
+    // A unit that does not confirm leaves them owed; whoever had to flush hears of it.
+    m.units[0].state().hold = true;
+    (11..19).for_each(|n| drop(map(n)));
+    let outcomes: std::vec::Vec<_> = (10..20).map(|n| d.unmap_later(page(n)).map_err(|e| e.why)).collect();
+    assert_eq!(outcomes[..9], [Ok(()); 9]);
+    assert_eq!(outcomes[9], Err(MapWhy::NotFlushed));
+    m.units[0].state().hold = false;
+    m.units[0].release(|_| true);
+    assert!(matches!(m.vtd.service(9), Service::At(_)));
+    d.sync().unwrap();
+    // Nobody has the domain any more: `service` lets its tables go.
+    group.attach(Target::Blocked).unwrap();
+    let frames = m.host.counts().frames;
+    drop(d);
+    m.vtd.service(9);
+    assert!(m.host.counts().frames < frames);
+    drop(group);
+    m.end();
+}
+
 fn maps_and_domains_under_every_failing_allocation_change_nothing(ecap: u64) {
     for cap in [CAP, CAP | CAP_CM] {
         let m = Machine::new(&[(cap, ecap)]);
@@ -267,6 +323,7 @@ crate::unit::standin::in_both_modes! {
     a_flush_that_times_out_gives_nothing_back_and_can_be_repeated
     a_flush_in_flight_is_polled_and_may_be_given_up
     deferred_domains_flush_at_sync
+    deferred_domains_gather_so_many_and_for_so_long
     maps_and_domains_under_every_failing_allocation_change_nothing
     a_caching_unit_that_does_not_confirm_a_map_is_reported
     a_region_mapped_next_to_an_unflushed_unmap_is_flushed_at_attach

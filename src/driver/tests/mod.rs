@@ -2,8 +2,11 @@
 
 mod attach;
 mod bring_up;
+mod dirty;
 mod domain;
 mod faults;
 mod heap;
 mod machine;
+mod power;
+mod shield;
 mod threads;

@@ -154,10 +154,10 @@ impl<F: Format> Paging<F> {
         if (at | to | len) & (PAGE - 1) != 0 || len == 0 {
             return Err(Failed::at(MapWhy::Alignment, at));
         }
-        if to > self.last_out || rest > self.last_out - to {
-            return Err(Failed::at(MapWhy::Width, at));
-        }
         let Some(at) = self.place(at, rest) else { return Err(Failed::at(MapWhy::Width, at)) };
+        if to > self.last_out || rest > self.last_out - to {
+            return Err(self.fail(MapWhy::Width, at));
+        }
         if meets_interrupts(at, rest) || meets_interrupts(to, rest) {
             return Err(Failed::at(MapWhy::InterruptRange, at));
         }
@@ -349,8 +349,8 @@ impl<F: Format> Paging<F> {
     }
 
     /// Which pages of `range` have been written through since their dirty bits were last cleared: for each of these, page
-    /// `i` of 4 KiB of the range, bit `i` of `bits` is set (bit 0 of word 0 first); none is cleared. With `clear` the dirty
-    /// bits are cleared that are read, and what this leaves in caches is returned.
+    /// `i` of 4 KiB of the range, bit `skip + i` of `bits` is set (bit 0 of word 0 first); none is cleared. With `clear` the
+    /// dirty bits are cleared that are read, and what this leaves in caches is returned.
     ///
     /// A dirty large page counts for all of its pages. One that lies in the range in part alone is read and not cleared, so
     /// that nothing of the rest is lost; nor is anything where hardware writes no dirty bits, and then every mapped page
@@ -365,10 +365,11 @@ impl<F: Format> Paging<F> {
         p: &P,
         range: Range,
         bits: &mut [u64],
+        skip: u64,
         clear: bool,
     ) -> Result<Option<Stale>, Failed> {
         let (first, last) = self.checked(range)?;
-        if (last - first) / PAGE / 64 >= bits.len() as u64 {
+        if ((last - first) / PAGE).saturating_add(skip) / 64 >= bits.len() as u64 {
             return Err(self.fail(MapWhy::Width, first));
         }
         let (format, mut touched, mut at) = (self.format, Touched::NOTHING, first);
@@ -385,7 +386,7 @@ impl<F: Format> Paging<F> {
                 }
                 let page = base + (((i - from) as u64) << shift(level));
                 let end = page | span(level);
-                set_bits(bits, (page.max(first) - first) / PAGE, (end.min(last) - first) / PAGE);
+                set_bits(bits, skip + (page.max(first) - first) / PAGE, skip + (end.min(last) - first) / PAGE);
                 if !(clear && live && page >= first && end <= last) {
                     return leaf;
                 }
@@ -400,6 +401,11 @@ impl<F: Format> Paging<F> {
         }
         self.finish(p, &mut touched);
         Ok(self.stale(&touched))
+    }
+
+    /// Whether hardware writes dirty bits to these tables.
+    pub(crate) fn tracks_dirty(&self) -> bool {
+        self.format.live()
     }
 
     /// Where `at` leads to, the size of the page that says so, and its rights.

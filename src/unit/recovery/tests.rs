@@ -7,7 +7,7 @@ use crate::hw::descriptors::{Descriptor, DeviceTlbRange, Throttle};
 use crate::hw::invalidation::{Drain, Iva};
 use crate::hw::registers::at;
 use crate::unit::queue::Submission;
-use crate::unit::standin::{CAP, ECAP_DT, ECAP_SM};
+use crate::unit::standin::{CAP, ECAP_DT};
 use crate::unit::tests::{Bench, PAGE_2, scaled, slots};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU32, Ordering};

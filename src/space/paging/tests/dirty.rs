@@ -75,7 +75,7 @@ fn dirty_pages_agree_with_a_plain_model<F: Kind>() {
                     let clear = kind > 9;
                     let mut bits = words(r);
                     let whole: Vec<(u64, u64)> = dirty.iter().filter_map(|at| page_of(&b, *at)).collect();
-                    let stale = b.paging.read_dirty(&b.host, r, &mut bits, clear).unwrap();
+                    let stale = b.paging.read_dirty(&b.host, r, &mut bits, 0, clear).unwrap();
                     let expected: BTreeSet<u64> = dirty.range(at..=at + (len - 1)).copied().collect();
                     reported += expected.len();
                     assert_eq!(bits_of(r, &bits), expected, "{r}");
@@ -97,7 +97,7 @@ fn dirty_pages_agree_with_a_plain_model<F: Kind>() {
         b.flush();
         let all = Range::new(base, base + window - 1).unwrap();
         let mut bits = words(all);
-        b.paging.read_dirty(&b.host, all, &mut bits, false).unwrap();
+        b.paging.read_dirty(&b.host, all, &mut bits, 0, false).unwrap();
         assert_eq!(bits_of(all, &bits), dirty);
         b.end();
     }
@@ -149,7 +149,7 @@ fn what_hardware_marks_meanwhile_is_kept<F: Kind>() {
         b.host.hardware_or(dirty, F::DIRTY);
         let mut bits = [0];
         meanwhile(&mut b, marks, &mut |b| {
-            b.paging.read_dirty(&b.host, page(2), &mut bits, true).unwrap();
+            b.paging.read_dirty(&b.host, page(2), &mut bits, 0, true).unwrap();
         });
         assert_eq!((bits, marked(&b, 2 * PAGE)), ([1], marks & F::ACCESSED));
         // A split takes what was marked until its one store.
@@ -171,19 +171,19 @@ fn a_large_page_counts_for_all_its_pages_and_is_cleared_whole<F: Kind>() {
     for clear in [false, true, true] {
         let mut bits = words(part);
         bits[1] = 1 << 60;
-        assert_eq!(b.paging.read_dirty(&b.host, part, &mut bits, clear), Ok(None));
+        assert_eq!(b.paging.read_dirty(&b.host, part, &mut bits, 0, clear), Ok(None));
         bits[1] ^= 1 << 60;
         let expected = [2 * G1 - 3 * PAGE, 2 * G1 - 2 * PAGE, 2 * G1 - PAGE, 2 * G1 + M2, 2 * G1 + M2 + PAGE];
         assert_eq!(bits_of(part, &bits), BTreeSet::from(expected));
     }
     let all = Range::new(G1, 2 * G1 + 2 * M2 - 1).unwrap();
     let mut bits = words(all);
-    let stale = b.paging.read_dirty(&b.host, all, &mut bits, true).unwrap();
+    let stale = b.paging.read_dirty(&b.host, all, &mut bits, 0, true).unwrap();
     assert_eq!(stale, Some(Stale { range: all, leaf_only: true }));
     assert_eq!(bits.iter().map(|w| w.count_ones()).sum::<u32>(), 512 * 512 + 512);
     assert!(bits[..4096].iter().all(|w| *w == u64::MAX) && bits[4096..4104] == [0; 8]);
     let mut bits = words(all);
-    assert_eq!(b.paging.read_dirty(&b.host, all, &mut bits, true), Ok(None));
+    assert_eq!(b.paging.read_dirty(&b.host, all, &mut bits, 0, true), Ok(None));
     assert!(bits.iter().all(|w| *w == 0));
 }
 
@@ -195,7 +195,7 @@ fn tables_without_live_marks_count_as_dirty<F: Kind>() {
     let (entry, lines) = (b.path(2 * PAGE)[3].entry, b.host.counts().lines);
     for _ in 0..2 {
         let mut bits = [0];
-        assert_eq!(b.paging.read_dirty(&b.host, r, &mut bits, true), Ok(None));
+        assert_eq!(b.paging.read_dirty(&b.host, r, &mut bits, 0, true), Ok(None));
         assert_eq!(bits, [0b11100]);
     }
     // Cleared bits that hardware cannot set would be faults.
@@ -207,7 +207,7 @@ fn what_cannot_be_read_is_refused<F: Kind>() {
     let mut b = bench::<F>(PageSizes::all(), 1);
     let mut read = |first, last, n| {
         let mut bits = std::vec![0; n];
-        let done = b.paging.read_dirty(&b.host, Range::new(first, last).unwrap(), &mut bits, true);
+        let done = b.paging.read_dirty(&b.host, Range::new(first, last).unwrap(), &mut bits, 0, true);
         done.map_err(|e| (e.error.why, e.error.at.get()))
     };
     assert_eq!(read(1, PAGE - 1, 1), Err((MapWhy::Alignment, 1)));
