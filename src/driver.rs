@@ -24,6 +24,7 @@ use crate::unit::errata::{Errata, Erratum};
 use crate::unit::fault_log::FaultLog;
 use crate::unit::shield::LeftShield;
 use crate::unit::stats::UnitStats;
+use crate::unit::take_over::{Adopted, Malformed};
 use crate::unit::{Machine, Unit};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -78,6 +79,10 @@ pub struct UnitReport {
     pub protected_memory: bool,
     /// How it came out of abort-DMA mode, where it was in that ([`Vtd::shield`]).
     pub left_shield: Option<LeftShield>,
+    /// What it goes on with of a predecessor's tables (`TakeOver::Adopt`).
+    pub adopted: Option<Adopted>,
+    /// Why these were not adopted, and the unit was turned off first.
+    pub fell_back: Option<Malformed>,
 }
 
 /// One region in [`BringUp`].
@@ -111,6 +116,11 @@ struct Others {
 }
 
 impl<P: Platform> Vtd<P> {
+    /// What all handles share.
+    pub(crate) fn core(&self) -> &Core<P> {
+        &self.0
+    }
+
     /// The driver for the units of `topology`. Touches no register.
     pub fn new(platform: P, topology: Topology, config: Config) -> Result<Self, Error> {
         let identity = platform.identity();
@@ -144,7 +154,7 @@ impl<P: Platform> Vtd<P> {
         }
         let mut report = BringUp { units: Vec::new(), firmware: Vec::new(), errata: Vec::new() };
         let mut units = Vec::new();
-        if let Err(e) = self.probe(&mut report, &mut units) {
+        if let Err(e) = self.probe(found, &mut report, &mut units) {
             self.give_up(units);
             self.give_up(self.take_shielded());
             return Err(e);
@@ -162,7 +172,7 @@ impl<P: Platform> Vtd<P> {
         done.map(|()| report)
     }
 
-    fn probe(&self, report: &mut BringUp, units: &mut Vec<Unit<P>>) -> Result<(), Error> {
+    fn probe(&self, found: TakeOver, report: &mut BringUp, units: &mut Vec<Unit<P>>) -> Result<(), Error> {
         let core = &*self.0;
         for e in Errata::found(&core.identity) {
             grow::push(&mut report.errata, e)?;
@@ -170,7 +180,7 @@ impl<P: Platform> Vtd<P> {
         let errata = Errata::of(&core.identity);
         *units = grow::with_capacity(core.topology.units().len())?;
         for u in core.topology.units() {
-            let place = Place::of(u);
+            let place = Place::of(u, core.hpa_width(), found);
             let shielded = {
                 let mut list = core.shielded.lock(core.platform());
                 list.iter().position(|unit| unit.id == u.id).map(|i| list.swap_remove(i))
@@ -179,13 +189,13 @@ impl<P: Platform> Vtd<P> {
                 Some(unit) => Ok(unit),
                 None => Unit::probe(core.host(), place, errata)?,
             };
-            let (tables, skipped) = match probed {
+            let (tables, skipped, adopted, fell_back) = match probed {
                 Ok(unit) => {
-                    let mode = unit.mode;
+                    let line = (Some(unit.mode), None, unit.adopted, unit.fell_back);
                     grow::push(units, unit)?;
-                    (Some(mode), None)
+                    line
                 }
-                Err(why) => (None, Some(why)),
+                Err(why) => (None, Some(why), None, None),
             };
             let line = UnitReport {
                 unit: u.id,
@@ -196,6 +206,8 @@ impl<P: Platform> Vtd<P> {
                 fault_interrupt: false,
                 protected_memory: false,
                 left_shield: None,
+                adopted,
+                fell_back,
             };
             grow::push(&mut report.units, line)?;
         }
@@ -224,6 +236,7 @@ impl<P: Platform> Vtd<P> {
             let interrupt = unit.start_events(host);
             line(unit.id, &|l| l.fault_interrupt = interrupt);
         }
+        registry.adopt(core.platform(), core.units());
         core.up.call_once(|| registry);
         self.keep_firmware(&mut report.firmware)?;
         for unit in core.units() {
@@ -242,7 +255,12 @@ impl<P: Platform> Vtd<P> {
         for g in 0..registry.len() {
             let members = registry.members(g);
             let regions = || members.iter().flat_map(|m| m.reserved.iter().map(|(r, _)| (m.device, *r)));
-            if regions().next().is_none() {
+            // What was adopted reaches its regions by the tables that it has.
+            let adopted = {
+                let states = registry.states.lock(self.0.platform());
+                states.get(g).is_some_and(|s| matches!(s.attached, Attached::Adopted))
+            };
+            if adopted || regions().next().is_none() {
                 continue;
             }
             let outcome = if members.iter().any(|m| m.unit().is_none()) {

@@ -28,6 +28,7 @@ extern crate std;
 pub mod device;
 pub mod dmar;
 mod driver;
+pub mod explain;
 mod host;
 /// The hardware's own formats, for who reads or builds tables by hand.
 pub mod hw;
@@ -54,6 +55,9 @@ pub use host::observe::{Store, observe};
 pub use host::platform::{Event, Identity, Message, Mmio, Platform, PlatformError, Registers};
 pub use space::domain::{Deferred, Domain, Edit, FlushMode, Strict};
 pub use space::flush::Flushed;
+#[cfg(feature = "x86_64")]
+pub use space::foreign::PageTables;
+pub use space::foreign::{CheckedTables, ForeignTables, Offers, Place, Refused, TableForm};
 pub use space::iova::{IovaError, IovaSpace};
 pub use space::paging::{Access, PageSizes};
 pub use space::spec::{DomainSpec, Stage};
@@ -63,3 +67,4 @@ pub use unit::config::{Config, Tables};
 pub use unit::errata::{Errata, Erratum};
 pub use unit::shield::LeftShield;
 pub use unit::stats::UnitStats;
+pub use unit::take_over::{Adopted, Flaw, Malformed};

@@ -299,7 +299,7 @@ impl<P: Platform> Group<P> {
             return Err(e.of(m.device));
         }
         m.standing.set_cache(Some(throttle));
-        let outcome = self.allow(member, true).and_then(|()| capability.turn_on(p, m.device));
+        let outcome = self.let_through(member, true).and_then(|()| capability.turn_on(p, m.device));
         if outcome.is_err() {
             // It may have come on all the same.
             let _ = self.turn_off(member);
@@ -329,7 +329,7 @@ impl<P: Platform> Group<P> {
             _ => {}
         }
         m.standing.set_cache(None);
-        if let Err(e) = self.allow(member, false) {
+        if let Err(e) = self.let_through(member, false) {
             // Its tags stay, for so may what it holds.
             m.standing.set_cache(Some(throttle));
             return Err(e.of(m.device));
@@ -402,7 +402,7 @@ impl<P: Platform> Group<P> {
     }
 
     /// Has the unit let a member's translation and translated requests through, or block them, and flushes that.
-    pub(super) fn allow(&self, member: usize, on: bool) -> Result<(), Error> {
+    pub(super) fn let_through(&self, member: usize, on: bool) -> Result<(), Error> {
         let Some(m) = self.members().get(member) else { return Ok(()) };
         let Some((index, unit)) = m.unit().and_then(|i| Some((i, self.core.units().get(i)?))) else { return Ok(()) };
         let (host, machine) = (self.core.host(), &self.core.machine);
@@ -410,7 +410,7 @@ impl<P: Platform> Group<P> {
         let outcome = (|| {
             for user in self.users(Scope::PlainOf { member }).filter(|u| u.source == m.device.source.0) {
                 if unit.scalable() {
-                    entries::allow(host, &user, on, &mut batch, &mut |batch| {
+                    entries::let_through(host, &user, on, &mut batch, &mut |batch| {
                         flights.launch(machine, index, batch)?;
                         *batch = Batch::new();
                         Ok(())

@@ -12,7 +12,7 @@ use super::group::GroupId;
 use super::registry::{Attached, Member, Owner};
 use super::standing::Matter;
 use crate::dmar::IntegratedFlags;
-use crate::host::address::{DeviceId, INTERRUPT_RANGE, Pasid, Range};
+use crate::host::address::{DeviceId, INTERRUPT_RANGE, Pasid, Range, SourceId};
 use crate::host::error::{Error, ErrorKind, Field, Need, State};
 use crate::host::grow;
 use crate::host::mem::Shared;
@@ -378,7 +378,7 @@ impl<P: Platform> Group<P> {
             Scope::Pasid { member, pasid } => {
                 // Room to remember it, so that `set` cannot fail.
                 s.pasids.try_reserve(1).map_err(|_| ErrorKind::OutOfMemory)?;
-                s.pasids.iter().find(|(m, p, _)| (*m, *p) == (member, pasid)).map_or(Attached::Blocked, |a| a.2.clone())
+                s.target(member, Some(pasid)).clone()
             }
         };
         s.busy = true;
@@ -459,6 +459,9 @@ impl<P: Platform> Group<P> {
 
     /// Undoes `enter` for what no entry names any more.
     pub(super) fn leave(&self, scope: Scope, from: &Attached<P>) {
+        if let Attached::Adopted = from {
+            self.users(scope).for_each(|user| user.unit.lose_foreign(self.core.platform(), SourceId(user.source)));
+        }
         let Attached::Space(space) = from else { return };
         self.users(scope).for_each(|user| space.leave(&user));
         self.mapped_regions(scope).for_each(|r| space.leave_firmware(r));
@@ -546,6 +549,7 @@ impl<P: Platform> Group<P> {
         Ok(match to {
             Attached::Blocked => Aim::Blocked,
             Attached::Identity => Aim::PassThrough,
+            Attached::Adopted => return Err(ErrorKind::Unknown.into()),
             Attached::Space(space) => {
                 let did = space.did(index).ok_or(Error::from(ErrorKind::Unknown))?;
                 Aim::Tables { root: space.root(), did, snoop: space.spec().force_snoop }

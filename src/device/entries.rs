@@ -15,7 +15,6 @@ use crate::hw::pasid_tables::{Allowed, FirstStage, PasidEntry, PasidTranslation,
 use crate::hw::tables::{ContextEntry, Translation};
 use crate::space::state::{Root, User};
 use crate::unit::Host;
-use crate::unit::ids::PASS_THROUGH;
 use crate::unit::invalidate::Batch;
 use crate::unit::pasid::{Requester, seamless};
 use crate::unit::root::Entry;
@@ -40,7 +39,7 @@ fn entry<P: Platform>(h: &Host<P>, user: &User<'_, P>, aim: Aim) -> Result<Entry
             Aim::Blocked => ContextEntry::ABSENT,
             Aim::PassThrough => {
                 let widest = unit.caps.cap.widest().ok_or(ErrorKind::Unsupported(Need::SecondStage))?;
-                ContextEntry::pass_through(widest, PASS_THROUGH)
+                ContextEntry::pass_through(widest, unit.pass_through)
             }
             // Snooping is forced by the leaves.
             Aim::Tables { root: Root::Second { table, width, .. }, did, .. } => {
@@ -52,7 +51,7 @@ fn entry<P: Platform>(h: &Host<P>, user: &User<'_, P>, aim: Aim) -> Result<Entry
     }
     let (e, snoop) = match aim {
         Aim::Blocked => return Ok(Entry::Pasid(PasidEntry::ABSENT)),
-        Aim::PassThrough => (PasidEntry::pass_through(PASS_THROUGH), false),
+        Aim::PassThrough => (PasidEntry::pass_through(unit.pass_through), false),
         Aim::Tables { root: Root::Second { table, width, dirty }, did, snoop } => {
             let second = SecondStage { accessed_dirty: dirty, ..SecondStage::new(table.get(), width) };
             (PasidEntry::second_stage(second, did), snoop)
@@ -131,6 +130,8 @@ pub(crate) fn prepare<P: Platform>(h: &Host<P>, user: &User<'_, P>, of: Requeste
 pub(crate) fn write<'u, P: Platform>(h: &Host<P>, user: User<'u, P>, aim: Aim) -> Result<Due<'u, P>, ErrorKind> {
     let (source, wanted) = (SourceId(user.source), entry(h, &user, aim)?);
     let mut root = user.unit.root.lock(&h.platform);
+    // The group is `unproved` while it has such entries: everything is flushed.
+    root.forsake(&h.platform, source);
     let old = root.get(source, user.pasid);
     let again = match (old, wanted) {
         (Entry::Pasid(old), Entry::Pasid(new)) => old.present() && new.present() && !seamless(old, new),
@@ -144,7 +145,7 @@ pub(crate) fn write<'u, P: Platform>(h: &Host<P>, user: User<'u, P>, aim: Aim) -
 
 /// Lets the translation and translated requests of a requester through or blocks them, in scalable mode, and adds what that is
 /// to flush, of all PASIDs; `full` sends the batch and empties it. The device's own cache is off in the device, and not asked.
-pub(crate) fn allow<P: Platform>(
+pub(crate) fn let_through<P: Platform>(
     h: &Host<P>,
     user: &User<'_, P>,
     on: bool,
@@ -155,7 +156,7 @@ pub(crate) fn allow<P: Platform>(
     {
         let mut root = unit.root.lock(&h.platform);
         let Some(was) = root.allowed(source).filter(|a| a.device_tlb != on) else { return Ok(()) };
-        if !root.allow(&h.platform, source, Allowed { device_tlb: on, ..was }) {
+        if !root.set_allowed(&h.platform, source, Allowed { device_tlb: on, ..was }) {
             return Ok(());
         }
     }

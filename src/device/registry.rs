@@ -72,6 +72,8 @@ pub(crate) enum Attached<P: Platform> {
     /// Pass-through entries, or the tables that stand in for them.
     Identity,
     Space(Shared<Space<P>>),
+    /// What a predecessor's entries say, on some unit. Never a target.
+    Adopted,
 }
 
 impl<P: Platform> Attached<P> {
@@ -87,6 +89,7 @@ impl<P: Platform> Clone for Attached<P> {
             Attached::Blocked => Attached::Blocked,
             Attached::Identity => Attached::Identity,
             Attached::Space(s) => Attached::Space(s.clone()),
+            Attached::Adopted => Attached::Adopted,
         }
     }
 }
@@ -103,6 +106,14 @@ pub(crate) struct GroupState<P: Platform> {
     pub(crate) unproved: bool,
     /// For each member: who hears of its events, and how many faults this call of `service` has delivered.
     pub(crate) ears: Vec<Ear>,
+}
+
+impl<P: Platform> GroupState<P> {
+    /// What requests of a member with this PASID, or without, are attached to.
+    pub(crate) fn target(&self, member: usize, pasid: Option<Pasid>) -> &Attached<P> {
+        let Some(pasid) = pasid else { return &self.attached };
+        self.pasids.iter().find(|(m, p, _)| (*m, *p) == (member, pasid)).map_or(&Attached::Blocked, |(.., to)| to)
+    }
 }
 
 /// Who hears of one member's events.
@@ -159,6 +170,20 @@ impl<P: Platform> Registry<P> {
             (*id, !own)
         });
         Ok(Registry { tree, groups, list, by_source, states: Lock::new(Rank::Groups, states) })
+    }
+
+    /// Says of every group with a predecessor's entries that it has them: they go with its first change, and everything that
+    /// caches may hold of them.
+    pub(crate) fn adopt(&self, p: &P, units: &[Unit<P>]) {
+        for (g, (_, members)) in self.list.iter().enumerate() {
+            let foreign = members.iter().any(|m| {
+                let unit = m.unit().and_then(|i| units.get(i)).filter(|u| u.adopted.is_some());
+                unit.is_some_and(|u| m.sources.iter().any(|s| u.root.lock(p).is_foreign(*s)))
+            });
+            if foreign && let Some(s) = self.states.lock(p).get_mut(g) {
+                (s.attached, s.unproved) = (Attached::Adopted, true);
+            }
+        }
     }
 
     /// The places of the group and member that a requester id belongs to.

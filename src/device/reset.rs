@@ -165,7 +165,7 @@ impl<P: Platform> Group<P> {
         }
         // In legacy mode the one entry says both.
         let scalable = self.members().get(member).and_then(|m| self.unit(m)).is_some_and(Unit::scalable);
-        if scalable { outcome.and(self.allow(member, false)) } else { outcome }
+        if scalable { outcome.and(self.let_through(member, false)) } else { outcome }
     }
 
     /// Lets a member have what its group, and its PASIDs, are attached to.

@@ -7,7 +7,7 @@ use crate::host::error::{Error, ErrorKind, State};
 use crate::host::grow;
 use crate::host::platform::Platform;
 use crate::unit::Unit;
-use crate::unit::bring_up::{Place, Skipped};
+use crate::unit::bring_up::{Place, Skipped, TakeOver};
 use crate::unit::errata::Errata;
 use alloc::vec::Vec;
 
@@ -73,24 +73,25 @@ impl<P: Platform> Vtd<P> {
             let served = |d: &DeviceId| core.topology.unit_of(*d, &tree).is_some_and(|x| x.id == u.id);
             let firmware = tree.functions().iter().map(|f| f.id).filter(served);
             let firmware = firmware.into_iter().find(|d| core.topology.reserved_of(*d, &tree).next().is_some());
-            let outcome = match (Unit::probe(core.host(), Place::of(u), errata)?, firmware) {
-                (Err(why), _) => Shielding::Skipped(why),
-                (Ok(unit), _) if !unit.has_shield() => self.leave(unit, Shielding::Unsupported),
-                (Ok(unit), Some(d)) if !over_firmware => self.leave(unit, Shielding::Firmware(d)),
-                (Ok(unit), _) => match unit.on() {
-                    Ok(on) if on.is_empty() => {
-                        // Among those that an error gives up before anything can fail.
-                        grow::push(units, unit)?;
-                        units.last().map_or(Ok(()), |unit| unit.shield(core.host()))?;
-                        Shielding::On
-                    }
-                    Ok(_) => self.leave(unit, Shielding::FoundOn),
-                    Err(e) => {
-                        self.leave(unit, Shielding::Unsupported);
-                        return Err(e);
-                    }
-                },
-            };
+            let outcome =
+                match (Unit::probe(core.host(), Place::of(u, core.hpa_width(), TakeOver::Refuse), errata)?, firmware) {
+                    (Err(why), _) => Shielding::Skipped(why),
+                    (Ok(unit), _) if !unit.has_shield() => self.leave(unit, Shielding::Unsupported),
+                    (Ok(unit), Some(d)) if !over_firmware => self.leave(unit, Shielding::Firmware(d)),
+                    (Ok(unit), _) => match unit.on() {
+                        Ok(on) if on.is_empty() => {
+                            // Among those that an error gives up before anything can fail.
+                            grow::push(units, unit)?;
+                            units.last().map_or(Ok(()), |unit| unit.shield(core.host()))?;
+                            Shielding::On
+                        }
+                        Ok(_) => self.leave(unit, Shielding::FoundOn),
+                        Err(e) => {
+                            self.leave(unit, Shielding::Unsupported);
+                            return Err(e);
+                        }
+                    },
+                };
             grow::push(&mut report, ShieldReport { unit: u.id, outcome })?;
         }
         Ok(report)

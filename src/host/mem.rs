@@ -116,6 +116,13 @@ impl Frames {
         self.words().get(i).map_or(0, |w| w.load(Ordering::Acquire))
     }
 
+    /// Reads the word at physical address `at`, where it is in these frames.
+    pub(crate) fn word<P: Platform>(&self, p: &P, at: u64) -> Option<u64> {
+        let i = at.checked_sub(self.hpa(p).get())? / 8;
+        let i = usize::try_from(i).ok().filter(|i| *i < self.len())?;
+        Some(self.get(i))
+    }
+
     /// Stores word `i`; nothing beyond the end.
     #[inline(always)]
     pub(crate) fn set(&self, i: usize, v: u64) {
@@ -382,6 +389,25 @@ impl<L: Links> Tree<L> {
             // SAFETY: an entry with the mark names a table of this tree, see `table`.
             table = unsafe { p.ptr(Hpa::of_entry(entry)).cast().as_ref() };
             bits -= 9;
+        }
+    }
+
+    /// The word at physical address `word`, where it is an entry on the way of the address `at`. Leaves the cursor alone.
+    pub(crate) fn entry<P: Platform>(&self, p: &P, at: u64, word: u64) -> Option<u64> {
+        let (mut hpa, mut table, mut level) = (self.root(p), self.table(self.levels), self.levels);
+        loop {
+            let i = slot(at, level);
+            let entry = table.get(i).map_or(0, |w| w.load(Ordering::Acquire));
+            if hpa.get() + i as u64 * 8 == word {
+                return Some(entry);
+            }
+            if entry & L::MARK == 0 || level <= 1 {
+                return None;
+            }
+            hpa = Hpa::of_entry(entry);
+            // SAFETY: an entry with the mark names a table of this tree, see `table`.
+            table = unsafe { p.ptr(hpa).cast().as_ref() };
+            level -= 1;
         }
     }
 

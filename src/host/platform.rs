@@ -103,6 +103,12 @@ pub unsafe trait Platform: Send + Sync + 'static {
     fn config_read(&self, d: DeviceId, at: u16) -> Result<u32, PlatformError>;
     /// Writes them.
     fn config_write(&self, d: DeviceId, at: u16, v: u32) -> Result<(), PlatformError>;
+    /// Reads the aligned 64 bits of memory at `at`, which is not the driver's: tables that a predecessor left
+    /// (`TakeOver::Adopt`). `None` where there is no memory, and from hosts that never adopt.
+    fn peek(&self, at: Hpa) -> Option<u64> {
+        let _ = at;
+        None
+    }
     /// Hands out a message that leads to `Vtd::interrupt(unit, e)`.
     fn event(&self, unit: UnitId, e: Event) -> Result<Message, PlatformError>;
     /// The keys of the errata table.

@@ -74,7 +74,20 @@ impl<T> Lock<T> {
     pub(crate) fn lock<'a, P: Platform>(&'a self, platform: &'a P) -> Guard<'a, T, P> {
         let irq = platform.irq_save();
         ranks::enter(platform, self.rank);
-        Guard { inner: self.inner.lock(), _restore: Restore { rank: self.rank, irq, platform, here: PhantomData } }
+        let rank = Some(self.rank);
+        Guard { inner: self.inner.lock(), _restore: Restore { rank, irq, platform, here: PhantomData } }
+    }
+
+    /// The same where nobody holds the lock; never waits, and so may be called whatever this CPU holds: after a panic, too.
+    pub(crate) fn try_lock<'a, P: Platform>(&'a self, platform: &'a P) -> Option<Guard<'a, T, P>> {
+        let irq = platform.irq_save();
+        match self.inner.try_lock() {
+            Some(inner) => Some(Guard { inner, _restore: Restore { rank: None, irq, platform, here: PhantomData } }),
+            None => {
+                platform.irq_restore(irq);
+                None
+            }
+        }
     }
 
     /// The value, where no other reference can exist.
@@ -90,7 +103,8 @@ pub(crate) struct Guard<'a, T, P: Platform> {
 }
 
 struct Restore<'a, P: Platform> {
-    rank: Rank,
+    /// `None` where the lock came without a wait, which no order of locks can make a dead one.
+    rank: Option<Rank>,
     irq: P::Irq,
     platform: &'a P,
     /// The mask belongs to this CPU: a guard does not change threads.
@@ -99,7 +113,9 @@ struct Restore<'a, P: Platform> {
 
 impl<P: Platform> Drop for Restore<'_, P> {
     fn drop(&mut self) {
-        ranks::leave(self.platform, self.rank);
+        if let Some(rank) = self.rank {
+            ranks::leave(self.platform, rank);
+        }
         self.platform.irq_restore(self.irq);
     }
 }

@@ -298,6 +298,10 @@ unsafe impl Platform for Host {
         Ok(())
     }
 
+    fn peek(&self, at: Hpa) -> Option<u64> {
+        self.read(at.get())
+    }
+
     fn event(&self, unit: UnitId, e: Event) -> Result<Message, PlatformError> {
         Ok(Message { address: 0xfee0_0000, data: u32::from(unit.0) << 2 | e as u32 })
     }

@@ -12,6 +12,7 @@ pub mod invalidation;
 pub mod pages;
 pub mod pasid_tables;
 pub mod registers;
+pub mod reserved;
 pub mod tables;
 
 mod describe;

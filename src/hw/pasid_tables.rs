@@ -1,23 +1,24 @@
 //! Scalable-mode context entry, PASID directory entry and PASID table entry. VT-d 9.4 to 9.6.
 
-use super::capabilities::AddressWidth;
+use super::capabilities::{AddressWidth, Cap, Ecap};
 use super::field::{Field, encoding};
+use super::tables::pointer;
 
 /// P of every entry.
-const P: Field = Field::bit(0);
+pub(super) const P: Field = Field::bit(0);
 /// FPD of every entry.
-const FPD: Field = Field::bit(1);
+pub(super) const FPD: Field = Field::bit(1);
 /// The address of the next table.
 const TABLE: Field = Field::bits(51, 12);
 
-const DTE: Field = Field::bit(2);
-const PASIDE: Field = Field::bit(3);
-const PRE: Field = Field::bit(4);
-const PDTS: Field = Field::bits(11, 9);
+pub(super) const DTE: Field = Field::bit(2);
+pub(super) const PASIDE: Field = Field::bit(3);
+pub(super) const PRE: Field = Field::bit(4);
+pub(super) const PDTS: Field = Field::bits(11, 9);
 /// In the second word.
-const RID_PASID: Field = Field::bits(19, 0);
+pub(super) const RID_PASID: Field = Field::bits(19, 0);
 /// In the second word.
-const RID_PRIV: Field = Field::bit(20);
+pub(super) const RID_PRIV: Field = Field::bit(20);
 
 /// Scalable-mode context entry, four words. VT-d 9.4.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -93,6 +94,12 @@ impl ScalableContextEntry {
         let [_, b, ..] = self.0;
         RID_PASID.of(b) as u32
     }
+
+    /// RID_PRIV: requests without PASID are privileged.
+    pub const fn rid_priv(self) -> bool {
+        let [_, b, ..] = self.0;
+        RID_PRIV.is_set(b)
+    }
 }
 
 /// PASID directory entry. VT-d 9.5.
@@ -117,21 +124,21 @@ impl DirectoryEntry {
 }
 
 /// First word: AW, PGTT, SSADE.
-const AW: Field = Field::bits(4, 2);
-const PGTT: Field = Field::bits(8, 6);
-const SSADE: Field = Field::bit(9);
+pub(super) const AW: Field = Field::bits(4, 2);
+pub(super) const PGTT: Field = Field::bits(8, 6);
+pub(super) const SSADE: Field = Field::bit(9);
 /// Second word.
-const DID: Field = Field::bits(15, 0);
-const PWSNP: Field = Field::bit(23);
-const PGSNP: Field = Field::bit(24);
-const CD: Field = Field::bit(25);
-const EMTE: Field = Field::bit(26);
-const PAT: Field = Field::bits(63, 32);
+pub(super) const DID: Field = Field::bits(15, 0);
+pub(super) const PWSNP: Field = Field::bit(23);
+pub(super) const PGSNP: Field = Field::bit(24);
+pub(super) const CD: Field = Field::bit(25);
+pub(super) const EMTE: Field = Field::bit(26);
+pub(super) const PAT: Field = Field::bits(63, 32);
 /// Third word: SRE, FSPM, WPE, EAFE; the first-stage table's address in it may be a guest's.
-const SRE: Field = Field::bit(0);
-const FSPM: Field = Field::bits(3, 2);
-const WPE: Field = Field::bit(4);
-const EAFE: Field = Field::bit(7);
+pub(super) const SRE: Field = Field::bit(0);
+pub(super) const FSPM: Field = Field::bits(3, 2);
+pub(super) const WPE: Field = Field::bit(4);
+pub(super) const EAFE: Field = Field::bit(7);
 const FIRST_TABLE: Field = Field::bits(63, 12);
 
 encoding! {
@@ -329,6 +336,11 @@ impl PasidEntry {
         })
     }
 
+    /// SRE: supervisor requests are served, whatever the translation.
+    pub const fn supervisor(self) -> bool {
+        SRE.is_set(self.words().2)
+    }
+
     /// PWSNP.
     pub const fn walk_snoop(self) -> bool {
         PWSNP.is_set(self.words().1)
@@ -337,6 +349,85 @@ impl PasidEntry {
     /// PGSNP.
     pub const fn page_snoop(self) -> bool {
         PGSNP.is_set(self.words().1)
+    }
+}
+
+/// HPTE and EPTR of a context entry.
+const HPTE: Field = Field::bit(5);
+const EPTR: Field = Field::bit(6);
+/// What is ignored in the third word of a PASID table entry.
+const IGNORED: Field = Field::bits(6, 5);
+/// HPTSZ and HPTPFD in the fifth word of a PASID table entry; HPTPTR follows.
+const HPT: Field = Field::bits(2, 0);
+
+const fn all(field: Field, there: bool) -> u64 {
+    if there { field.in_place(u64::MAX) } else { 0 }
+}
+
+impl ScalableContextEntry {
+    /// Whether it sets a reserved bit, on a machine whose addresses have `width` bits: one that never means anything, or one
+    /// of what the unit lacks.
+    pub const fn reserved(self, ecap: Ecap, width: u8) -> bool {
+        let [a, b, c, d] = self.0;
+        let known = P.flag(true)
+            | FPD.flag(true)
+            | DTE.flag(ecap.dt())
+            | PASIDE.flag(ecap.pasid())
+            | PRE.flag(ecap.prs())
+            | HPTE.flag(ecap.hpts())
+            | EPTR.flag(ecap.ptrs())
+            | all(PDTS, true)
+            | pointer(width);
+        let second = all(RID_PASID, ecap.rps()) | RID_PRIV.flag(ecap.rprivs());
+        a & !known != 0 || b & !second != 0 || c != 0 || d != 0
+    }
+}
+
+impl DirectoryEntry {
+    /// Whether it sets a reserved bit, on a machine whose addresses have `width` bits.
+    pub const fn reserved(self, width: u8) -> bool {
+        self.0 & !(P.flag(true) | FPD.flag(true) | pointer(width)) != 0
+    }
+}
+
+impl PasidEntry {
+    /// Whether it sets a reserved bit, on a machine whose addresses have `width` bits: one that never means anything, or one
+    /// of what the unit lacks. AW counts as known everywhere: some units want it where the specification does not.
+    pub const fn reserved(self, cap: Cap, ecap: Ecap, width: u8) -> bool {
+        let [a, b, c, d, e, f, g, h] = self.0;
+        let ids = match cap.domain_id_bits() {
+            Some(bits) => DID.with((1 << bits) - 1),
+            None => 0,
+        };
+        let second = ecap.ssts();
+        let a_known = P.flag(true)
+            | FPD.flag(true)
+            | all(AW, true)
+            | all(PGTT, true)
+            | SSADE.flag(second && ecap.ssads())
+            | if second { pointer(width) } else { 0 };
+        let b_known = ids
+            | PWSNP.flag(ecap.smpwcs())
+            | PGSNP.flag(ecap.sc())
+            | CD.flag(ecap.mts())
+            | EMTE.flag(ecap.mts())
+            | all(PAT, ecap.mts());
+        let first_table = match (self.translation(), ecap.fsts()) {
+            (_, false) => 0,
+            // A guest's address.
+            (Some(PasidTranslation::Nested), true) => all(FIRST_TABLE, true),
+            (_, true) => pointer(width),
+        };
+        let c_known = all(IGNORED, true)
+            | SRE.flag(ecap.srs())
+            | all(FSPM, ecap.fsts())
+            | WPE.flag(ecap.fsts())
+            | EAFE.flag(ecap.eafs())
+            | first_table;
+        let e_known = if ecap.hpts() { all(HPT, true) | pointer(width) } else { 0 };
+        let f_known = if ecap.hpts() { ids } else { 0 };
+        let low = a & !a_known != 0 || b & !b_known != 0 || c & !c_known != 0 || d != 0;
+        low || e & !e_known != 0 || f & !f_known != 0 || g != 0 || h != 0
     }
 }
 
@@ -415,5 +506,58 @@ mod tests {
         assert_eq!((quiet.0[0], quiet.present(), quiet.fpd()), (2, false, true));
         let cleared = PasidEntry::pass_through(1).with_fpd(true).cleared();
         assert_eq!((cleared.0[0], cleared.present(), cleared.did()), (0x102, false, 1));
+    }
+
+    #[test]
+    fn reserved_bits_of_scalable_entries() {
+        let (cap, all, none) = (Cap(2), Ecap(u64::MAX), Ecap(0));
+        let allowed = Allowed { device_tlb: true, pasid: true, page_requests: true };
+        let context = ScalableContextEntry::new(0x4000, 7, 0xf_ffff, allowed).with_fpd(true).with_rid_priv();
+        assert!(!context.reserved(all, 39) && context.reserved(none, 39));
+        for (word, bits) in [(0, 1u64 << 7 | 1 << 39), (1, 1 << 21), (2, 1), (3, 1)] {
+            for bit in (0..64).filter(|b| bits >> b & 1 != 0) {
+                let mut odd = context;
+                odd.0[word] |= 1 << bit;
+                assert!(odd.reserved(all, 39), "{bit} of {word}");
+            }
+        }
+        assert!(!ScalableContextEntry::new(0x4000, 2, 0, Allowed::default()).reserved(none, 39));
+        assert!(!DirectoryEntry(0x4003).reserved(39) && DirectoryEntry(0x4005).reserved(39));
+        assert!(DirectoryEntry(1 << 39 | 1).reserved(39));
+        let dirty = SecondStage { accessed_dirty: true, ..SecondStage::new(0x5000, AddressWidth::Bits48) };
+        let first = FirstStage { supervisor: true, write_protect: true, ..FirstStage::four_levels(1 << 50) };
+        let nested = PasidEntry::nested(first, dirty, 0xff).with_walk_snoop().with_page_snoop();
+        assert!(!nested.reserved(cap, all, 39), "a guest's address is not the machine's");
+        assert!(nested.reserved(Cap(0), all, 39), "a domain id too large");
+        assert!(PasidEntry::first_stage(first, 1).reserved(cap, all, 39));
+        let plain = PasidEntry::pass_through(1);
+        assert!(!plain.reserved(cap, none, 39) && !plain.with_width(AddressWidth::Bits48).reserved(cap, none, 39));
+        for (word, bit) in [
+            (0, 5u64),
+            (0, 9),
+            (0, 12),
+            (1, 16),
+            (1, 23),
+            (1, 24),
+            (1, 25),
+            (1, 32),
+            (2, 0),
+            (2, 1),
+            (2, 2),
+            (2, 7),
+            (2, 12),
+            (3, 0),
+            (4, 0),
+            (5, 0),
+            (6, 0),
+            (7, 63),
+        ] {
+            let mut odd = plain;
+            odd.0[word] |= 1 << bit;
+            assert!(odd.reserved(cap, none, 39), "{bit} of {word}");
+        }
+        let mut ignored = plain;
+        ignored.0[2] |= 1 << 5;
+        assert!(!ignored.reserved(cap, none, 39));
     }
 }

@@ -45,9 +45,9 @@ pub const fn pasid_index(pasid: u32) -> usize {
 }
 
 /// P of every entry.
-const P: Field = Field::bit(0);
+pub(super) const P: Field = Field::bit(0);
 /// FPD of every entry but the root entry.
-const FPD: Field = Field::bit(1);
+pub(super) const FPD: Field = Field::bit(1);
 /// The address of the next table in every entry.
 const TABLE: Field = Field::bits(51, 12);
 
@@ -108,12 +108,12 @@ encoding! {
     }
 }
 
-const TT: Field = Field::bits(3, 2);
+pub(super) const TT: Field = Field::bits(3, 2);
 /// AW in the upper word of a context entry.
-const CONTEXT_AW: Field = Field::bits(2, 0);
+pub(super) const CONTEXT_AW: Field = Field::bits(2, 0);
 /// Software's own bits in the upper word of a context entry.
-const CONTEXT_SOFTWARE: Field = Field::bits(6, 3);
-const CONTEXT_DID: Field = Field::bits(23, 8);
+pub(super) const CONTEXT_SOFTWARE: Field = Field::bits(6, 3);
+pub(super) const CONTEXT_DID: Field = Field::bits(23, 8);
 
 /// Legacy context entry. VT-d 9.3.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -198,6 +198,40 @@ impl ContextEntry {
     }
 }
 
+/// Bits of a pointer to a table on a machine whose addresses have `width` bits; those above are reserved.
+pub(super) const fn pointer(width: u8) -> u64 {
+    let below = if width < 52 { (1 << width) - 1 } else { u64::MAX };
+    TABLE.in_place(below)
+}
+
+impl RootEntry {
+    /// Whether a present entry of legacy mode sets a reserved bit, on a machine whose addresses have `width` bits.
+    pub const fn reserved(self, width: u8) -> bool {
+        P.is_set(self.lo) && (self.lo & !(P.flag(true) | pointer(width)) != 0 || self.hi != 0)
+    }
+
+    /// Whether a present half of an entry of scalable mode does.
+    pub const fn scalable_reserved(self, width: u8) -> bool {
+        let known = P.flag(true) | pointer(width);
+        (P.is_set(self.lo) && self.lo & !known != 0) || (P.is_set(self.hi) && self.hi & !known != 0)
+    }
+}
+
+impl ContextEntry {
+    /// Whether it sets a reserved bit, on a machine whose addresses have `width` bits and a unit whose domain ids have
+    /// `ids` bits. What pass-through does not look at may be anything.
+    pub const fn reserved(self, width: u8, ids: u8) -> bool {
+        let table = match self.translation() {
+            Some(Translation::PassThrough) => !0xfff,
+            _ => pointer(width),
+        };
+        let lo = P.flag(true) | FPD.flag(true) | TT.in_place(u64::MAX) | table;
+        let did = CONTEXT_DID.with((1 << ids) - 1);
+        let hi = CONTEXT_AW.in_place(u64::MAX) | CONTEXT_SOFTWARE.in_place(u64::MAX) | did;
+        self.lo & !lo != 0 || self.hi & !hi != 0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -250,5 +284,31 @@ mod tests {
         let odd = ContextEntry { lo: 0xd, hi: 4 };
         assert_eq!((odd.translation(), odd.width()), (None, None));
         assert_eq!(ContextEntry { lo: 0, hi: 0 }.width(), None);
+    }
+
+    #[test]
+    fn reserved_bits_of_root_and_context_entries() {
+        let root = |lo, hi| RootEntry { lo, hi };
+        assert!(!root(0x1001, 0).reserved(39) && !root(0xffe, 5).reserved(39), "absent entries may hold anything");
+        assert!(root(0x1003, 0).reserved(39) && root(0x1001, 1).reserved(39) && root(1 << 39 | 1, 0).reserved(39));
+        assert!(
+            !root(1 << 39 | 1, 0).reserved(40)
+                && !root(1 << 51 | 1, 0).reserved(52)
+                && root(1 << 52 | 1, 0).reserved(64)
+        );
+        assert!(!root(0x1001, 0x2001).scalable_reserved(39) && !root(0x1002, 0x2001).scalable_reserved(39));
+        assert!(root(0x1001, 0x2003).scalable_reserved(39) && root(1 << 39 | 1, 0).scalable_reserved(39));
+        let entry = ContextEntry::second_stage(0x1000, AddressWidth::Bits48, 0xff).with_fpd(true).with_software(0xf);
+        assert!(!entry.reserved(39, 8) && entry.reserved(39, 4));
+        let with = |lo, hi| ContextEntry { lo: entry.lo | lo, hi: entry.hi | hi };
+        for bit in [4u32, 11, 39, 51, 63] {
+            assert!(with(1 << bit, 0).reserved(39, 8), "{bit}");
+        }
+        for bit in [7, 16, 24, 63] {
+            assert!(with(0, 1 << bit).reserved(39, 8), "{bit} of the second word");
+        }
+        let pass = ContextEntry::pass_through(AddressWidth::Bits48, 1);
+        assert!(!ContextEntry { lo: pass.lo | 1 << 60, ..pass }.reserved(39, 8), "nobody looks at its table");
+        assert!(ContextEntry { lo: pass.lo | 1 << 5, ..pass }.reserved(39, 8));
     }
 }

@@ -1,11 +1,12 @@
 //! Address spaces: what is mapped (`paging`), what must be flushed where (`flush`), domains, which bring both together
-//! (`spec` what they need, `tables` of either stage, `domain` the handle, `dirty` what devices have written to, `state` what
-//! stands behind it, `unmapped` what is still to be flushed), and
+//! (`spec` what they need, `tables` of either stage, `foreign` those that a CPU has too, `domain` the handle, `dirty` what
+//! devices have written to, `state` what stands behind it, `unmapped` what is still to be flushed), and
 //! who has which input range (`iova`).
 
 pub(crate) mod dirty;
 pub(crate) mod domain;
 pub(crate) mod flush;
+pub(crate) mod foreign;
 pub(crate) mod iova;
 pub(crate) mod paging;
 pub(crate) mod spec;

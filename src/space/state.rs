@@ -183,6 +183,14 @@ impl<P: Platform> Space<P> {
         self.spec
     }
 
+    /// The word of its tables at physical address `word`, where it is an entry on the way of the address `at`; `Err` where
+    /// somebody holds the domain. Does not wait.
+    pub(crate) fn entry(&self, at: u64, word: u64) -> Result<Option<u64>, ErrorKind> {
+        let p = &self.machine.host.platform;
+        let s = self.state.try_lock(p).ok_or(ErrorKind::Busy)?;
+        Ok(s.tables.as_ref().and_then(|t| t.entry(p, at, word)))
+    }
+
     /// The domain id on a unit that was `enter`ed.
     pub(crate) fn did(&self, index: usize) -> Option<u16> {
         self.lock().did(index)

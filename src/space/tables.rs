@@ -69,6 +69,11 @@ impl Tables {
         either!(self, t => t.translate(p, at))
     }
 
+    /// The word at physical address `word`, where it is an entry on the way of the address `at`.
+    pub(crate) fn entry<P: Platform>(&self, p: &P, at: u64, word: u64) -> Option<u64> {
+        either!(self, t => t.entry(p, at, word))
+    }
+
     /// Whether hardware notes in them what devices write.
     pub(crate) fn tracks_dirty(&self) -> bool {
         either!(self, t => t.tracks_dirty())

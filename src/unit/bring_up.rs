@@ -5,11 +5,10 @@ use super::command::Command;
 use super::config::Tables;
 use super::errata::Errata;
 use super::fault_log::FaultLog;
-use super::ids::DomainIds;
 use super::invalidate::Batch;
 use super::power::Kept;
 use super::queue::Queue;
-use super::root::RootTable;
+use super::take_over::{self, Foreign, Look};
 use super::{Host, Unit, phase};
 use crate::host::address::{Hpa, UnitId};
 use crate::host::error::{Error, ErrorKind, Need, State, Step};
@@ -30,6 +29,17 @@ pub enum TakeOver {
     Refuse,
     /// Turn it off first, safely: interrupt remapping, translation, then the queue when it has drained.
     Disable,
+    /// Go on with it. Translation stays on, and its root, context, directory and PASID tables are read
+    /// ([`Platform::peek`]), checked and copied as far as they are to be the driver's: devices with an entry there reach what
+    /// they reached, until their group is claimed, whatever firmware reserved for them. The table mode is the one that is found,
+    /// interrupt remapping stays as it is, queue and fault interrupts become the driver's. A unit that blocks everything by
+    /// itself (abort-DMA mode) goes on blocking until it is led out of that; one with translation off has nothing to adopt, and
+    /// only its queue is replaced. Tables that are malformed, or that the platform cannot read, are not used: that unit is
+    /// turned off as by `Disable`, and the report says why.
+    ///
+    /// The predecessor must not run any more, and the memory of its page tables and PASID tables must stay as it is until all
+    /// groups are claimed that use it.
+    Adopt,
 }
 
 /// Why a unit of the DMAR table is left alone. Its devices are not protected and cannot be claimed.
@@ -66,11 +76,15 @@ pub(crate) struct Place {
     /// Bytes of registers that the table promises, at least a page.
     pub(crate) window: u64,
     pub(crate) node: Option<u32>,
+    /// Bits of a physical address.
+    pub(crate) width: u8,
+    /// What becomes of it where it is on.
+    pub(crate) found: TakeOver,
 }
 
 impl Place {
-    pub(crate) fn of(u: &crate::dmar::Unit) -> Self {
-        Place { id: u.id, segment: u.segment, base: u.base, window: u.window, node: u.node }
+    pub(crate) fn of(u: &crate::dmar::Unit, width: u8, found: TakeOver) -> Self {
+        Place { id: u.id, segment: u.segment, base: u.base, window: u.window, node: u.node, width, found }
     }
 }
 
@@ -122,20 +136,20 @@ impl<P: Platform> Unit<P> {
         regs: P::Registers,
     ) -> Result<Self, ErrorKind> {
         let (p, node) = (&h.platform, place.node);
-        let mode = mode(h.config.tables, caps.ecap)?;
-        let faults = FaultLog::new(p, node)?;
-        let ids = match DomainIds::new(p, caps.cap.domain_ids(), node) {
-            Ok(ids) => ids,
-            Err(e) => {
-                faults.release(p);
-                return Err(e);
+        let own = || Foreign::none(p, mode(h.config.tables, caps.ecap)?, caps, node);
+        let (tables, adopted, fell_back) = match take_over::look(p, &regs, caps, &place)? {
+            Look::Tables(found) => {
+                let adopted = found.adopted;
+                (found, Some(adopted), None)
             }
+            Look::Nothing => (own()?, None, None),
+            Look::Broken(why) => (own()?, None, Some(why)),
         };
-        let root = match RootTable::new(p, mode, caps.ecap.c(), node) {
-            Ok(root) => root,
+        let mode = tables.mode;
+        let faults = match FaultLog::new(p, node) {
+            Ok(faults) => faults,
             Err(e) => {
-                faults.release(p);
-                ids.release(p);
+                tables.release(p);
                 return Err(e);
             }
         };
@@ -151,8 +165,7 @@ impl<P: Platform> Unit<P> {
             Ok(queue) => queue,
             Err(e) => {
                 faults.release(p);
-                ids.release(p);
-                root.release(p);
+                tables.release(p);
                 return Err(e);
             }
         };
@@ -171,8 +184,11 @@ impl<P: Platform> Unit<P> {
             wide_flushes: AtomicU64::new(0),
             queue,
             faults,
-            ids: Lock::new(Rank::Entries, ids),
-            root: Lock::new(Rank::Entries, root),
+            ids: Lock::new(Rank::Entries, tables.ids),
+            root: Lock::new(Rank::Entries, tables.root),
+            pass_through: tables.pass_through,
+            adopted,
+            fell_back,
             kept: Lock::new(Rank::Leaf, Kept::default()),
         })
     }
@@ -191,14 +207,19 @@ impl<P: Platform> Unit<P> {
         if !on.is_empty() && found == TakeOver::Refuse {
             return Err(ErrorKind::State(State::FoundOn).on(self.id));
         }
+        let goes_on = found == TakeOver::Adopt && self.fell_back.is_none();
+        let aborts = goes_on && self.has_shield() && self.aborts();
         self.phase.store(phase::TAKEN, Ordering::Release);
-        if on.contains(Gsts::IRES) {
+        if on.contains(Gsts::IRES) && !goes_on {
             self.command(h, Command::InterruptRemapping(false))?;
         }
-        if on.contains(Gsts::TES) {
+        if on.contains(Gsts::TES) && !(goes_on && self.adopted.is_some()) && !aborts {
             self.command(h, Command::Translation(false))?;
         }
         self.silence(h, on)?;
+        if on.contains(Gsts::TES) && aborts {
+            self.phase.store(phase::SHIELDED, Ordering::Release);
+        }
         Ok(on)
     }
 
@@ -347,6 +368,11 @@ impl<P: Platform> Unit<P> {
         }
         if core::mem::take(&mut self.kept.lock(&h.platform).protecting) {
             self.protected_memory_off(h)?;
+        }
+        // Of a predecessor; whoever comes next finds nothing on.
+        if self.status()?.contains(Gsts::IRES) {
+            self.flush_interrupts(h)?;
+            self.command(h, Command::InterruptRemapping(false))?;
         }
         self.queue_off(h)
     }

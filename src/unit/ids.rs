@@ -42,6 +42,14 @@ impl DomainIds {
         Err(ErrorKind::OutOfDomainIds)
     }
 
+    /// Takes an id out of use that a predecessor's tables name.
+    pub(crate) fn take(&mut self, id: u16) {
+        if u32::from(id) < self.count {
+            let i = usize::from(id) / 64;
+            self.used.keep(i, self.used.get(i) | 1 << (id % 64));
+        }
+    }
+
     /// Gives an id back whose last trace has left all caches.
     pub(crate) fn free(&mut self, id: u16) {
         let (i, bit) = (usize::from(id) / 64, id % 64);

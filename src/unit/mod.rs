@@ -21,17 +21,18 @@ pub mod shield;
 #[cfg(test)]
 pub(crate) mod standin;
 pub mod stats;
+pub mod take_over;
 #[cfg(test)]
 mod tests;
 
-use crate::host::address::{Hpa, UnitId};
+use crate::host::address::{Hpa, SourceId, UnitId};
 use crate::host::error::{Error, ErrorKind};
 use crate::host::platform::{Event, Platform, Registers};
 use crate::host::sync::{AtomicU32, AtomicU64, Lock, Once, Ordering};
 use crate::host::wait::Turn;
 use crate::hw::capabilities::Capabilities;
 use crate::hw::invalidation::Ics;
-use crate::hw::registers::{TableMode, at};
+use crate::hw::registers::{RootPointer, TableMode, at};
 use alloc::vec::Vec;
 use config::Config;
 use errata::Errata;
@@ -39,6 +40,7 @@ use fault_log::FaultLog;
 use ids::DomainIds;
 use queue::Queue;
 use root::RootTable;
+use take_over::{Adopted, Malformed};
 
 /// What every part of the driver is handed: the host, and what it chose.
 pub(crate) struct Host<P: Platform> {
@@ -106,6 +108,11 @@ pub(crate) struct Unit<P: Platform> {
     faults: FaultLog,
     pub(crate) ids: Lock<DomainIds>,
     pub(crate) root: Lock<RootTable>,
+    /// The id of pass-through entries: `ids::PASS_THROUGH`, unless a predecessor's tables have another use for that.
+    pub(crate) pass_through: u16,
+    /// What it goes on with of a predecessor's tables, or why with nothing of them.
+    pub(crate) adopted: Option<Adopted>,
+    pub(crate) fell_back: Option<Malformed>,
     /// What `suspend` found, for `resume`.
     kept: Lock<power::Kept>,
 }
@@ -126,6 +133,14 @@ impl<P: Platform> Unit<P> {
     /// Whether the unit stands between its devices and memory.
     pub(crate) fn translates(&self) -> bool {
         self.phase.load(Ordering::Acquire) == phase::TRANSLATING
+    }
+
+    /// No cache holds anything of a predecessor's entry any more: the domain ids are free that it was the last to use.
+    pub(crate) fn lose_foreign(&self, p: &P, source: SourceId) {
+        loop {
+            let Some(did) = self.root.lock(p).give_back(source) else { return };
+            self.ids.lock(p).free(did);
+        }
     }
 
     /// The top half of an interrupt. Says whether the bottom half has something to do.
@@ -160,6 +175,14 @@ impl<P: Platform> Unit<P> {
     /// Whether absent-to-present changes need the write buffer flushed.
     pub(crate) fn needs_write_buffer_flush(&self) -> bool {
         self.write_buffer
+    }
+
+    /// RTADDR, which is what the unit goes by since `start_root`; `None` where the unit is gone.
+    pub(crate) fn root_pointer(&self) -> Option<RootPointer> {
+        match self.regs.read64(at::RTADDR) {
+            u64::MAX => None,
+            value => Some(RootPointer(value)),
+        }
     }
 
     /// Whether its walks of page tables snoop the CPU's caches.

@@ -58,13 +58,18 @@ impl PasidTables {
     }
 
     /// Changes that; the context entry is still to be written.
-    pub(super) fn allow(&mut self, allowed: Allowed) {
+    pub(super) fn set_allowed(&mut self, allowed: Allowed) {
         self.allowed = allowed;
     }
 
     fn table(&self, pasid: u32) -> Option<&Frames> {
         let i = self.tables.binary_search_by_key(&directory_index(pasid), |(i, _)| *i).ok()?;
         self.tables.get(i).map(|(_, t)| t)
+    }
+
+    /// The directory, and the tables.
+    pub(super) fn frames(&self) -> impl Iterator<Item = &Frames> {
+        core::iter::once(&self.directory).chain(self.tables.iter().map(|(_, t)| t))
     }
 
     /// Makes the PASID table for the entry of `pasid`, where there is none.

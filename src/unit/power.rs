@@ -142,13 +142,22 @@ impl<P: Platform> Unit<P> {
         }
         self.regs.write64(at::IRTA, was.table);
         self.command(h, Command::InterruptTable)?;
-        if let Some(q) = &self.queue {
-            q.wait(h, self, q.submit(h, self, 1, |_| Descriptor::iec_global())?)?;
-        }
+        self.flush_interrupts(h)?;
         if on.contains(Gsts::CFIS) != was.compatible {
             self.command(h, Command::CompatibilityInterrupts(was.compatible))?;
         }
         self.command(h, Command::InterruptRemapping(true))
+    }
+
+    /// Has the unit drop what it cached of the interrupt remapping table. Units with such tables have a queue, and where the
+    /// host wants it unused ESIRTPS or the next table has to do.
+    pub(super) fn flush_interrupts(&self, h: &Host<P>) -> Result<(), Error> {
+        match &self.queue {
+            Some(q) if self.status()?.contains(Gsts::QIES) => {
+                q.wait(h, self, q.submit(h, self, 1, |_| Descriptor::iec_global())?)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The third: root table, nothing cached of what was before, and events.

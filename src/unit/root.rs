@@ -111,6 +111,10 @@ pub(crate) struct RootTable {
     contexts: Vec<(usize, Frames)>,
     /// By requester id, in order. Scalable mode only.
     pasids: Vec<(SourceId, PasidTables)>,
+    /// Requester ids, in order, whose context entries are still a predecessor's.
+    foreign: Vec<SourceId>,
+    /// The domain ids that a predecessor's entries used, by requester id, in order: until caches have lost them.
+    foreign_ids: Vec<(SourceId, u16)>,
     memory: TableMemory,
 }
 
@@ -122,7 +126,9 @@ impl RootTable {
         node: Option<u32>,
     ) -> Result<Self, ErrorKind> {
         let memory = TableMemory { coherent, node };
-        Ok(RootTable { root: memory.table(p)?, mode, contexts: Vec::new(), pasids: Vec::new(), memory })
+        let root = memory.table(p)?;
+        let (contexts, pasids, foreign, foreign_ids) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Ok(RootTable { root, mode, contexts, pasids, foreign, foreign_ids, memory })
     }
 
     pub(crate) fn hpa<P: Platform>(&self, p: &P) -> Hpa {
@@ -160,6 +166,14 @@ impl RootTable {
         }
     }
 
+    /// The word at physical address `word`, where it is in one of the tables of a requester id.
+    pub(crate) fn word<P: Platform>(&self, p: &P, source: SourceId, word: u64) -> Option<u64> {
+        let context = self.context(source).map(|(t, _)| t);
+        let tables = [Some(&self.root), context].into_iter().flatten();
+        let mut all = tables.chain(self.pasids(source).into_iter().flat_map(PasidTables::frames));
+        all.find_map(|t| t.word(p, word))
+    }
+
     /// Replaces an entry of the unit's mode. Where there is no table for it, an absent one says nothing new, and a present
     /// one is an error: it wants the tables made first.
     pub(crate) fn set<P: Platform>(&mut self, p: &P, source: SourceId, pasid: u32, e: Entry) -> Result<(), ErrorKind> {
@@ -190,12 +204,7 @@ impl RootTable {
         pasid: u32,
         of: Requester,
     ) -> Result<(), ErrorKind> {
-        let (key, _) = self.place(source);
-        if let Err(place) = self.contexts.binary_search_by_key(&key, |(k, _)| *k) {
-            let table = self.memory.insert(p, &mut self.contexts, place, key)?;
-            // A half of a scalable entry is a word like the first of a legacy one.
-            self.memory.store(p, &self.root, key, &[RootEntry::legacy(table.get()).lo]);
-        }
+        self.prepare_context(p, source)?;
         if self.mode != TableMode::Scalable {
             return Ok(());
         }
@@ -210,6 +219,70 @@ impl RootTable {
         }
     }
 
+    /// Makes the context table of `source`, where it is missing.
+    fn prepare_context<P: Platform>(&mut self, p: &P, source: SourceId) -> Result<(), ErrorKind> {
+        let (key, _) = self.place(source);
+        if let Err(place) = self.contexts.binary_search_by_key(&key, |(k, _)| *k) {
+            let table = self.memory.insert(p, &mut self.contexts, place, key)?;
+            // A half of a scalable entry is a word like the first of a legacy one.
+            self.memory.store(p, &self.root, key, &[RootEntry::legacy(table.get()).lo]);
+        }
+        Ok(())
+    }
+
+    /// Copies a predecessor's context entry, of a requester later than all before. For tables that no unit reads yet.
+    pub(super) fn adopt<P: Platform>(&mut self, p: &P, source: SourceId, words: &[u64]) -> Result<(), ErrorKind> {
+        grow::push(&mut self.foreign, source)?;
+        self.prepare_context(p, source)?;
+        if let Some((table, at)) = self.context(source) {
+            self.memory.store(p, table, at, words);
+        }
+        Ok(())
+    }
+
+    /// Remembers a domain id that such an entry leads to; whether it is the first that does.
+    pub(super) fn adopt_id(&mut self, source: SourceId, did: u16) -> Result<bool, ErrorKind> {
+        let first = !self.names(did);
+        if let Err(place) = self.foreign_ids.binary_search(&(source, did)) {
+            grow::insert(&mut self.foreign_ids, place, (source, did))?;
+        }
+        Ok(first)
+    }
+
+    fn names(&self, did: u16) -> bool {
+        self.foreign_ids.iter().any(|(_, d)| *d == did)
+    }
+
+    /// Whether the context entry of a requester is a predecessor's.
+    pub(crate) fn is_foreign(&self, source: SourceId) -> bool {
+        self.foreign.binary_search(&source).is_ok()
+    }
+
+    /// Clears a predecessor's context entry. Nothing tells what caches hold of it: everything is to be flushed.
+    pub(crate) fn forsake<P: Platform>(&mut self, p: &P, source: SourceId) {
+        let Ok(i) = self.foreign.binary_search(&source) else { return };
+        self.foreign.remove(i);
+        let words = if self.mode == TableMode::Scalable { 4 } else { 2 };
+        if let Some((table, at)) = self.context(source) {
+            // From the first word on, which ends it.
+            (at..at + words).for_each(|i| table.set(i, 0));
+            self.memory.visible(p, table, at, words);
+        }
+    }
+
+    /// A domain id that this predecessor's entry was the last to use, once no cache holds anything of it; `None` when there
+    /// are no more.
+    pub(crate) fn give_back(&mut self, source: SourceId) -> Option<u16> {
+        loop {
+            let i = self.foreign_ids.partition_point(|(s, _)| *s < source);
+            let (_, did) = *self.foreign_ids.get(i).filter(|(s, _)| *s == source)?;
+            self.foreign_ids.remove(i);
+            if !self.names(did) {
+                return Some(did);
+            }
+        }
+    }
+
     /// What the context entry of a requester lets it do, in scalable mode; what it will, where it is still absent.
     pub(crate) fn allowed(&self, source: SourceId) -> Option<Allowed> {
         self.pasids(source).map(PasidTables::allowed)
@@ -217,10 +290,10 @@ impl RootTable {
 
     /// Changes that, in a present context entry by one store. Says whether it is present: then it is to be flushed as a
     /// context entry that changed.
-    pub(crate) fn allow<P: Platform>(&mut self, p: &P, source: SourceId, allowed: Allowed) -> bool {
+    pub(crate) fn set_allowed<P: Platform>(&mut self, p: &P, source: SourceId, allowed: Allowed) -> bool {
         let Ok(i) = self.pasids.binary_search_by_key(&source, |(s, _)| *s) else { return false };
         let Some((_, tables)) = self.pasids.get_mut(i) else { return false };
-        tables.allow(allowed);
+        tables.set_allowed(allowed);
         let words = tables.context(p).0;
         let Some((table, at)) = self.context(source) else { return false };
         let there = ScalableContextEntry(core::array::from_fn(|i| table.get(at + i))).present();

@@ -3,9 +3,9 @@
 use super::command::Command;
 use super::{Host, Unit, phase};
 use crate::host::error::Error;
-use crate::host::platform::Platform;
+use crate::host::platform::{Platform, Registers};
 use crate::host::sync::Ordering;
-use crate::hw::registers::{RootPointer, TableMode};
+use crate::hw::registers::{RootPointer, TableMode, at};
 use core::fmt;
 
 /// How a unit came out of abort-DMA mode.
@@ -38,6 +38,11 @@ impl<P: Platform> Unit<P> {
     /// Whether it has the mode, and the queue that the mode wants: nothing else invalidates there.
     pub(crate) fn has_shield(&self) -> bool {
         self.caps.ecap.adms() && self.queue.is_some()
+    }
+
+    /// Whether its root pointer says so, whoever wrote that.
+    pub(super) fn aborts(&self) -> bool {
+        RootPointer(self.regs.read64(at::RTADDR)).mode() == Some(TableMode::Abort)
     }
 
     /// Blocks every request from now on. For a unit that has the mode and was found off. Waits, with deadlines.

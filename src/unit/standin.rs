@@ -243,7 +243,7 @@ impl Standin {
                 let kept = status & TE == 0 || s.cap & CAP_ESRTPS != 0 || was == (s.scalable, s.abort);
                 assert!(kept, "another mode under translation");
             }
-            TE => assert!(status & SRTP != 0 && (v & TE != 0 || status & TE != 0), "no root pointer yet"),
+            TE => assert!(status & (if v & TE != 0 { SRTP } else { TE }) != 0, "no root pointer yet"),
             QIE => {
                 let drained = self.regs.get32(at::IQH) == self.regs.get32(at::IQT);
                 assert!(drained || s.fsts & 1 << 4 != 0, "head and tail agree");
@@ -354,6 +354,14 @@ impl Standin {
             self.carry_out(&mut s, d);
         }
         self.run(&mut s);
+    }
+
+    /// Somebody had it translate before, by this root pointer.
+    pub(crate) fn left_on(&self, rtaddr: u64) {
+        let mut s = self.state();
+        (s.root, s.scalable, s.abort) = (rtaddr, rtaddr >> 10 & 3 == 1, rtaddr >> 10 & 3 == 3);
+        self.regs.set64(at::RTADDR, rtaddr);
+        self.regs.set32(at::GSTS, TE | SRTP);
     }
 
     /// The queue goes on with what came meanwhile.

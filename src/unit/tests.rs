@@ -47,7 +47,15 @@ pub(super) struct Bench {
 }
 
 fn probe(h: &Host<testing::Host>) -> Result<Result<Unit<testing::Host>, Skipped>, Error> {
-    let place = Place { id: UnitId(0), segment: 0, base: Hpa::new(BASE), window: 4096, node: None };
+    let place = Place {
+        id: UnitId(0),
+        segment: 0,
+        base: Hpa::new(BASE),
+        window: 4096,
+        node: None,
+        width: 47,
+        found: TakeOver::Disable,
+    };
     Unit::probe(h, place, Errata::empty())
 }
 

@@ -55,8 +55,8 @@ fn a_command_that_is_never_carried_out_ends_in_time(profile: &Profile, mode: Mod
 fn life(rig: &Rig, page: u64) -> Result<(), Error> {
     rig.vtd.bring_up(vtd::TakeOver::Disable)?;
     let group = rig.vtd.claim(rig.vtd.group_of(dev(3))?, Owner::HOST)?;
-    let domain: Domain<Host> = rig.vtd.domain(&group.best_spec())?;
-    let other: Domain<Host> = rig.vtd.domain(&group.best_spec())?;
+    let domain: Domain<Host> = rig.vtd.domain(&rig.spec(&group))?;
+    let other: Domain<Host> = rig.vtd.domain(&rig.spec(&group))?;
     let failed = |_| Error::from(ErrorKind::Busy);
     domain.map(vtd::Iova::at(AT), hpa(page), 0x2000, vtd::Access::all()).map_err(failed)?;
     group.attach(Target::Domain(&domain))?;

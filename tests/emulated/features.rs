@@ -27,6 +27,40 @@ pub struct Watch {
     queue: u64,
     tail: u64,
     seen: BTreeSet<&'static str>,
+    /// What is queued, while somebody listens.
+    pub wire: Option<Wire>,
+}
+
+/// What a unit was told by its queue.
+#[derive(Clone, Default, Debug)]
+pub struct Wire {
+    /// The first 16 bytes of each descriptor.
+    pub descriptors: Vec<[u64; 2]>,
+    /// Writes of the tail.
+    pub tails: usize,
+    /// Accesses to registers, those writes among them.
+    pub accesses: usize,
+}
+
+impl Wire {
+    fn of(&self, kinds: &[u64]) -> impl Iterator<Item = &[u64; 2]> {
+        self.descriptors.iter().filter(|d| kinds.contains(&(d[0] & 0xf | d[0] >> 5 & 0x70)))
+    }
+
+    /// How many translations were flushed for: `iotlb` and `p_iotlb`.
+    pub fn iotlb(&self) -> usize {
+        self.of(&[2, 6]).count()
+    }
+
+    /// The page-selective ones among them: first page, order, and whether leaves alone had changed.
+    pub fn pages(&self) -> Vec<(u64, u64, bool)> {
+        let pages = self.of(&[2, 6]).filter(|d| d[0] >> 4 & 3 == 3);
+        pages.map(|d| (d[1] & !0xfff, d[1] & 0x3f, d[1] >> 6 & 1 != 0)).collect()
+    }
+
+    pub fn waits(&self) -> usize {
+        self.of(&[5]).count()
+    }
 }
 
 impl Watch {
@@ -40,6 +74,9 @@ impl Watch {
 
     /// A register was read.
     pub fn read(&mut self, at: u32, v: u64) {
+        if let Some(wire) = &mut self.wire {
+            wire.accesses += 1;
+        }
         if at == 0x34 && v != u64::from(u32::MAX) {
             for (bit, name) in [(0, "fault overflow"), (1, "fault records"), (4, "queue errors")] {
                 if v >> bit & 1 != 0 {
@@ -51,6 +88,10 @@ impl Watch {
 
     /// A register is written; `word` reads memory.
     pub fn write(&mut self, p: &Profile, at: u32, v: u64, word: impl Fn(u64) -> u64) {
+        if let Some(wire) = &mut self.wire {
+            wire.accesses += 1;
+            wire.tails += usize::from(at == 0x88);
+        }
         let iotlb = p.iro() as u32 * 16 + 8;
         match at {
             0x18 if v >> 27 & 1 != 0 => self.note("write-buffer flush"),
@@ -74,8 +115,11 @@ impl Watch {
         }
     }
 
-    fn descriptor(&mut self, lo: u64, _: u64) {
+    fn descriptor(&mut self, lo: u64, hi: u64) {
         self.note("queue");
+        if let Some(wire) = &mut self.wire {
+            wire.descriptors.push([lo, hi]);
+        }
         let granularity = lo >> 4 & 3;
         self.note(match (lo & 0xf | lo >> 5 & 0x70, granularity) {
             (1, 1) => "context: all",

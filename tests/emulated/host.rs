@@ -12,7 +12,7 @@ use vtd::{
 use vtd_emu::{Machine, Memory, Profile, Size};
 
 use crate::arena::{Arena, Physical};
-use crate::features::Watch;
+use crate::features::{Watch, Wire};
 
 pub type Driver = Vtd<Host>;
 
@@ -124,6 +124,18 @@ impl Host {
     /// Notes that something of unit `n` was exercised.
     pub fn note(&self, n: usize, feature: &'static str) {
         self.watch(n, |w| w.note(feature));
+    }
+
+    /// From now on what unit `n` is told is written down.
+    pub fn listen(&self, n: usize) {
+        self.watch(n, |w| w.wire = Some(Wire::default()));
+    }
+
+    /// What it was told.
+    pub fn heard(&self, n: usize) -> Wire {
+        let mut heard = Wire::default();
+        self.watch(n, |w| heard = w.wire.take().unwrap_or_default());
+        heard
     }
 
     fn watch(&self, n: usize, what: impl FnOnce(&mut Watch)) {

@@ -1,6 +1,6 @@
-//! The whole driver on the emulated machine: each story in every profile that has second-stage tables, in legacy mode and,
-//! where the unit has them there, in scalable mode, under every adversary. `cargo test --test emulated -- NAME` runs the stories whose names contain NAME; a run of all of them ends with
-//! a table of what was exercised.
+//! The whole driver on the emulated machine: each story in every profile, in legacy mode and, where the unit has it, in
+//! scalable mode with second-stage tables and with first-stage tables, under every adversary. `cargo test --test emulated --
+//! NAME` runs the stories whose names contain NAME; a run of all of them ends with a table of what was exercised.
 
 mod arena;
 mod dmar;
@@ -12,9 +12,12 @@ mod rig;
 mod attach;
 mod bring_up;
 mod errors;
+mod explain;
 mod faults;
+mod flush;
 mod map;
 mod offers;
+mod pasids;
 mod power;
 mod queue;
 mod several;
@@ -29,7 +32,7 @@ use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use rig::{MODES, Mode};
-use vtd::Tables;
+use vtd::{Stage, Tables};
 use vtd_emu::Profile;
 
 /// A test in one profile and under one adversary.
@@ -51,8 +54,11 @@ const ALL: &[&[Story]] = &[
     attach::STORIES,
     bring_up::STORIES,
     errors::STORIES,
+    explain::STORIES,
     faults::STORIES,
+    flush::STORIES,
     map::STORIES,
+    pasids::STORIES,
     power::STORIES,
     queue::STORIES,
     several::STORIES,
@@ -63,9 +69,32 @@ const ALL: &[&[Story]] = &[
     unmap::STORIES,
 ];
 
-/// The profiles whose units translate by second-stage tables in legacy mode, which all of these have.
+/// Every profile, and two that cache absent entries in scalable mode.
 pub fn profiles() -> Vec<Profile> {
-    Profile::all().into_iter().filter(|p| p.sagaw() != 0).collect()
+    let caching = |name, p: Profile| Profile { name, ..p }.with_cap(1 << 7, 0);
+    let mut all = Profile::all();
+    all.push(caching("QEMU, svm, caching mode", Profile::qemu(vtd_emu::Qemu::Svm)));
+    all.push(caching("maximal, caching mode", Profile::maximal()));
+    all
+}
+
+/// The tables on which a profile's stories run, by name.
+fn forms(p: &Profile) -> Vec<(&'static str, Profile, (Tables, Stage))> {
+    let scalable = p.smts() && p.qi();
+    let legacy = ("", p.clone(), (Tables::Legacy, Stage::Second));
+    let second = ("::second-stage", p.clone(), (Tables::Best, Stage::Second));
+    let first = ("::first-stage", p.clone(), (Tables::Best, Stage::First));
+    // Where AW of first-stage entries is reserved, as the text says of units without second stage.
+    let strict = ("::strict", Profile { strict_aw: true, ..p.clone() }, (Tables::Best, Stage::First));
+    [
+        (true, legacy),
+        (scalable && p.ssts(), second),
+        (scalable && p.fsts(), first),
+        (scalable && p.fsts() && !p.ssts(), strict),
+    ]
+    .into_iter()
+    .filter_map(|(there, form)| there.then_some(form))
+    .collect()
 }
 
 fn main() -> ExitCode {
@@ -75,11 +104,9 @@ fn main() -> ExitCode {
         for profile in profiles() {
             let name = story.name.trim_start_matches("emulated::");
             let name = format!("{name}::{}", profile.name.replace([' ', ','], "-").replace("--", "-"));
-            if scalable(&profile) {
-                let (name, profile) = (format!("{name}::scalable"), profile.clone());
-                trials.push(Trial::test(name, move || everywhere(story, &profile, Tables::Best)));
+            for (form, profile, tables) in forms(&profile) {
+                trials.push(Trial::test(format!("{name}{form}"), move || everywhere(story, &profile, tables)));
             }
-            trials.push(Trial::test(name, move || everywhere(story, &profile, Tables::Legacy)));
         }
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
@@ -95,12 +122,7 @@ fn main() -> ExitCode {
     conclusion.exit_code()
 }
 
-/// Whether the unit has second-stage tables in scalable mode.
-pub fn scalable(profile: &Profile) -> bool {
-    profile.smts() && profile.ssts() && profile.qi()
-}
-
-fn everywhere(story: &Story, profile: &Profile, tables: Tables) -> Result<(), Failed> {
+fn everywhere(story: &Story, profile: &Profile, tables: (Tables, Stage)) -> Result<(), Failed> {
     for mode in MODES {
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| (story.run)(profile, mode.on(tables)))) {
             let words = payload.downcast_ref::<String>().map(String::as_str);

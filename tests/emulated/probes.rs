@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use vtd::DeviceId;
 use vtd_emu::{Access, Answer, Request};
 
 use crate::host::Host;
-use crate::rig::{Ask, in_legacy_mode};
+use crate::rig::{Ask, Who, in_legacy_mode};
 
 /// Where a request led.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -21,8 +20,8 @@ pub enum Seen {
 #[derive(Default)]
 struct Table {
     on: bool,
-    /// By unit, source and address: all that was seen.
-    asked: BTreeMap<(usize, u16, u64), Vec<Seen>>,
+    /// By unit, who asks and address: all that was seen, in order, without repetitions.
+    asked: BTreeMap<(usize, Who, u64), Vec<Seen>>,
 }
 
 /// The probes of one machine.
@@ -39,13 +38,14 @@ impl Probes {
             if !table.on {
                 return;
             }
-            for ((unit, source, address), seen) in &mut table.asked {
-                let now = match machine.request(*unit, &Request::new(*source, Access::Read, *address)) {
+            for ((unit, who, address), seen) in &mut table.asked {
+                let plain = Request::new(who.device.source.0, Access::Read, *address);
+                let now = match machine.request(*unit, &Request { pasid: who.pasid, ..plain }) {
                     Some(Answer::Passed(p)) => Seen::Memory(p.address),
                     Some(Answer::Blocked(f)) => Seen::Blocked(in_legacy_mode(f.reason.0, Ask::Read)),
                     other => panic!("{other:?}"),
                 };
-                if !seen.contains(&now) {
+                if seen.last() != Some(&now) {
                     seen.push(now);
                 }
             }
@@ -54,8 +54,13 @@ impl Probes {
     }
 
     /// From now on a read of the device at this address goes with every store.
-    pub fn add(&self, unit: usize, d: DeviceId, address: u64) {
-        self.0.lock().unwrap().asked.insert((unit, d.source.0, address), Vec::new());
+    pub fn add(&self, unit: usize, who: impl Into<Who>, address: u64) {
+        self.0.lock().unwrap().asked.insert((unit, who.into(), address), Vec::new());
+    }
+
+    /// Nobody asks any more.
+    pub fn clear(&self) {
+        self.0.lock().unwrap().asked.clear();
     }
 
     /// What all probes have seen since the last call.

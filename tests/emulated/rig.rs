@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use vtd::dmar::Topology;
 use vtd::{
-    Access, BringUp, Config, DeviceId, Domain, Events, Fault, Group, Hpa, Iova, Nanos, Owner, Range, Service, Tables,
-    TakeOver, Target, Vtd,
+    Access, BringUp, Config, DeviceId, Domain, DomainSpec, Events, Fault, Group, Hpa, Iova, Nanos, Owner, PageSizes,
+    Range, Service, Stage, Tables, TakeOver, Target, Vtd,
 };
 use vtd_emu::{Alias, Blocked, Dma, Form, Function, FunctionId, Keep, Pace, Profile};
 
@@ -29,12 +29,31 @@ pub struct Mode {
     spurious: u8,
     /// The tables that the driver is to run on, where there are units that have them.
     tables: Tables,
+    /// Those of the stories' domains.
+    pub stage: Stage,
 }
 
 impl Mode {
     /// The same with other tables.
-    pub fn on(self, tables: Tables) -> Self {
-        Mode { tables, ..self }
+    pub fn on(self, (tables, stage): (Tables, Stage)) -> Self {
+        Mode { tables, stage, ..self }
+    }
+
+    /// Whether such a unit runs in scalable mode.
+    pub fn scalable(&self, p: &Profile) -> bool {
+        self.tables == Tables::Best && p.smts() && p.qi()
+    }
+
+    /// Whether it takes requests with PASID.
+    pub fn tags(&self, p: &Profile) -> bool {
+        self.scalable(p) && p.pasid()
+    }
+
+    /// The stages whose tables it has.
+    pub fn stages(&self, p: &Profile) -> Vec<Stage> {
+        let scalable = self.scalable(p);
+        let there = [(Stage::First, scalable && p.fsts()), (Stage::Second, !scalable || p.ssts())];
+        there.into_iter().filter_map(|(stage, there)| there.then_some(stage)).collect()
     }
 }
 
@@ -47,6 +66,7 @@ const PROMPT: Mode = Mode {
     probes: false,
     spurious: 0,
     tables: Tables::Legacy,
+    stage: Stage::Second,
 };
 
 /// Every adversary.
@@ -76,7 +96,7 @@ pub const fn dev(device: u8) -> DeviceId {
     DeviceId::new(0, 0, device, 0)
 }
 
-/// Integrated devices 1 to this one; 4 is a USB controller.
+/// Integrated devices 1 to this one, which sends PASIDs; 4 is a USB controller.
 pub const INTEGRATED: u8 = 6;
 const PORT: DeviceId = dev(0x1c);
 /// Behind a bridge from PCI Express, in one group with it and with each other.
@@ -84,6 +104,40 @@ pub const BRIDGE: DeviceId = DeviceId::new(0, 1, 0, 0);
 pub const BEHIND: [DeviceId; 2] = [DeviceId::new(0, 2, 1, 0), DeviceId::new(0, 2, 2, 0)];
 /// The id that the bridge puts in place of theirs, sometimes.
 pub const SUBSTITUTE: u16 = 0x200;
+
+/// Devices with PASIDs, of 20 bits and of 8.
+pub const TAGGING: [DeviceId; 3] = [dev(1), dev(3), dev(5)];
+pub const NARROW: DeviceId = dev(2);
+/// Two functions in one group: the first sends PASIDs, the second none.
+pub const ONE_TAGS: [DeviceId; 2] = [DeviceId::new(0, 0, 7, 0), DeviceId::new(0, 0, 7, 1)];
+/// The same, where both do.
+pub const BOTH_TAG: [DeviceId; 2] = [DeviceId::new(0, 0, 8, 0), DeviceId::new(0, 0, 8, 1)];
+
+/// Who asks: a device, without PASID or with one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Who {
+    pub device: DeviceId,
+    pub pasid: Option<u32>,
+}
+
+impl From<DeviceId> for Who {
+    fn from(device: DeviceId) -> Self {
+        Who { device, pasid: None }
+    }
+}
+
+impl From<(DeviceId, u32)> for Who {
+    /// PASID 0 is none.
+    fn from((device, pasid): (DeviceId, u32)) -> Self {
+        Who { device, pasid: Some(pasid).filter(|p| *p != 0) }
+    }
+}
+
+impl Who {
+    fn at(self, address: u64) -> Dma {
+        Dma { pasid: self.pasid, ..Dma::at(address) }
+    }
+}
 
 /// Where nobody's devices reach anything, and a device of the driver's is sent first.
 pub const AT: u64 = 0x10_0000;
@@ -103,6 +157,7 @@ impl Plan {
         let wait = Nanos::millis(10);
         let config = Config {
             tables: mode.tables,
+            first_stage_width: !profile.strict_aw,
             command_deadline: wait,
             invalidation_deadline: wait,
             identity_top: Hpa::new(64 << 20).expect("low"),
@@ -145,7 +200,19 @@ impl Plan {
             for n in 1..=INTEGRATED {
                 let unit = if n <= 2 { 0 } else { last };
                 let class = if n == 4 { 0x0c_0330 } else { 0x02_0000 };
-                add(dev(n), Function { class, ..Function::new(dev(n).source.0, unit) });
+                let f = Function { class, ..Function::new(dev(n).source.0, unit) };
+                add(
+                    dev(n),
+                    match dev(n) {
+                        NARROW => f.with_pasid(8),
+                        d if TAGGING.contains(&d) => f.with_pasid(20),
+                        _ => f,
+                    },
+                );
+            }
+            for d in ONE_TAGS.into_iter().chain(BOTH_TAG) {
+                let f = Function::new(d.source.0, last);
+                add(d, if d == ONE_TAGS[1] { f } else { f.with_pasid(20) });
             }
             let port = Form::RootPort { secondary: 1, subordinate: 2 };
             add(PORT, Function::bridge(PORT.source.0, last, port).with_acs(0x1d));
@@ -175,6 +242,7 @@ impl Plan {
             devices,
             profiles: self.profiles.clone(),
             spurious: self.mode.spurious,
+            stage: self.mode.stage,
             pages: Mutex::default(),
         }
     }
@@ -222,6 +290,7 @@ pub struct Rig {
     devices: Vec<(DeviceId, FunctionId)>,
     pub profiles: Vec<Profile>,
     spurious: u8,
+    stage: Stage,
     /// Memory for devices, by physical address.
     pages: Mutex<Vec<(u64, u8)>>,
 }
@@ -233,15 +302,17 @@ pub enum Ask {
     Write,
 }
 
-/// The reason that legacy mode has for what scalable mode says otherwise of second-stage tables, so that a story names one.
+/// The reason that legacy mode has for what scalable mode says otherwise, so that a story names one.
 pub fn in_legacy_mode(reason: u8, ask: Ask) -> u8 {
     match (reason, ask) {
-        // No half of a root entry; no context or PASID entry.
+        // No half of a root entry; no context entry, PASID table or PASID entry.
         (0x39, _) => 0x01,
-        (0x41 | 0x59, _) => 0x02,
-        (0x79 | 0x85, Ask::Write) => 0x05,
-        (0x79 | 0x86, Ask::Read) => 0x06,
-        (0x84, _) => 0x04,
+        (0x41 | 0x51 | 0x59, _) => 0x02,
+        // Not present; no right.
+        (0x71 | 0x79 | 0x85, Ask::Write) => 0x05,
+        (0x71 | 0x79 | 0x86, Ask::Read) => 0x06,
+        // Too wide; not canonical.
+        (0x80 | 0x84, _) => 0x04,
         (other, _) => other,
     }
 }
@@ -282,50 +353,55 @@ impl Rig {
     }
 
     /// The device reads eight bytes.
-    pub fn read(&self, d: DeviceId, at: u64) -> Result<u64, Blocked> {
-        let mut bytes = [0; 8];
-        let answer = self.host.machine().dma_read(self.function(d), &Dma::at(at), &mut bytes);
+    pub fn read(&self, who: impl Into<Who>, at: u64) -> Result<u64, Blocked> {
+        let (who, mut bytes) = (who.into(), [0; 8]);
+        let answer = self.host.machine().dma_read(self.function(who.device), &who.at(at), &mut bytes);
         self.host.interrupts();
         answer.map(|()| u64::from_le_bytes(bytes))
     }
 
     /// The device writes eight bytes.
-    pub fn write(&self, d: DeviceId, at: u64, v: u64) -> Result<(), Blocked> {
-        let answer = self.host.machine().dma_write(self.function(d), &Dma::at(at), &v.to_le_bytes());
+    pub fn write(&self, who: impl Into<Who>, at: u64, v: u64) -> Result<(), Blocked> {
+        let who = who.into();
+        let answer = self.host.machine().dma_write(self.function(who.device), &who.at(at), &v.to_le_bytes());
         self.host.interrupts();
         answer
     }
 
     /// The device reaches `memory` at `at`: what it writes lands there, and it reads what stands there.
     #[track_caller]
-    pub fn reaches(&self, d: DeviceId, at: u64, memory: u64) {
+    pub fn reaches(&self, who: impl Into<Who>, at: u64, memory: u64) {
+        let d = who.into();
         static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
         let v = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed) * 0x1_0001;
-        assert_eq!(self.write(d, at, v), Ok(()), "{d} writes at {at:#x}");
-        assert_eq!(self.look(memory), v, "what {d} wrote at {at:#x} stands at {memory:#x}");
+        assert_eq!(self.write(d, at, v), Ok(()), "{d:?} writes at {at:#x}");
+        assert_eq!(self.look(memory), v, "what {d:?} wrote at {at:#x} stands at {memory:#x}");
         self.put(memory, !v);
-        assert_eq!(self.read(d, at), Ok(!v), "{d} reads at {at:#x}");
+        assert_eq!(self.read(d, at), Ok(!v), "{d:?} reads at {at:#x}");
     }
 
     /// The reason for which the device is blocked, as `in_legacy_mode` has it; nothing is heard of it yet.
     #[track_caller]
-    pub fn refused(&self, d: DeviceId, at: u64, ask: Ask) -> u8 {
+    pub fn refused(&self, who: impl Into<Who>, at: u64, ask: Ask) -> u8 {
+        let d = who.into();
         let answer = match ask {
             Ask::Read => self.read(d, at).map(drop),
             Ask::Write => self.write(d, at, 0xbad),
         };
         match answer {
             Err(Blocked::Fault(f)) => in_legacy_mode(f.reason.0, ask),
-            other => panic!("{d} at {at:#x} ({ask:?}) should be blocked: {other:x?}"),
+            other => panic!("{d:?} at {at:#x} ({ask:?}) should be blocked: {other:x?}"),
         }
     }
 
     /// The device is blocked, for this reason, and whoever hears of its faults is told so.
     #[track_caller]
-    pub fn blocked(&self, d: DeviceId, at: u64, ask: Ask, reason: u8, ear: &Ear) {
+    pub fn blocked(&self, who: impl Into<Who>, at: u64, ask: Ask, reason: u8, ear: &Ear) {
+        let who = who.into();
+        let d = who.device;
         self.settle();
         ear.heard();
-        assert_eq!(self.refused(d, at, ask), reason, "{d} at {at:#x}");
+        assert_eq!(self.refused(who, at, ask), reason, "{who:?} at {at:#x}");
         self.settle();
         let heard = ear.heard();
         let attempt = match ask {
@@ -336,10 +412,13 @@ impl Rig {
         let bits = self.profiles.iter().map(Profile::mgaw).min().unwrap_or(63);
         let page = !0xfff & (u64::MAX >> (63 - bits));
         let this = |f: &&Fault| {
-            (f.address.get() ^ at) & page == 0 && in_legacy_mode(f.reason.0, ask) == reason && f.attempt == attempt
+            f.pasid.map(|p| p.get()) == who.pasid
+                && (f.address.get() ^ at) & page == 0
+                && in_legacy_mode(f.reason.0, ask) == reason
+                && f.attempt == attempt
         };
         let found = heard.iter().find(this);
-        let found = found.unwrap_or_else(|| panic!("{d} at {at:#x}, {reason:#x}: nobody told; heard {heard:x?}"));
+        let found = found.unwrap_or_else(|| panic!("{who:?} at {at:#x}, {reason:#x}: nobody told; heard {heard:x?}"));
         let alias = BEHIND.contains(&d) && found.source.0 == SUBSTITUTE;
         assert!(found.source == d.source || alias, "{found}");
         assert!(found.device == Some(d) || alias, "{found}");
@@ -366,9 +445,40 @@ impl Rig {
         (group, ear)
     }
 
+    /// The best domain of the mode's stage that the group's units allow.
+    pub fn spec(&self, group: &Group<Host>) -> DomainSpec {
+        self.spec_of(group, self.stage)
+    }
+
+    /// The same of a stage.
+    pub fn spec_of(&self, group: &Group<Host>, stage: Stage) -> DomainSpec {
+        let mut spec = group.best_spec();
+        if stage == Stage::First && spec.stage != Stage::First {
+            // Of a unit with both stages: 4 levels, their lower half.
+            (spec.stage, spec.levels) = (Stage::First, 4);
+            spec.width = self.profiles.iter().map(|p| p.mgaw() as u8 + 1).min().unwrap_or(39).min(47);
+            spec.sizes = PageSizes::SIZE_2M;
+            spec.sizes.set(PageSizes::SIZE_1G, self.profiles.iter().all(Profile::fs1gp));
+        }
+        spec
+    }
+
     /// A domain as good as the group's units allow.
     pub fn domain(&self, group: &Group<Host>) -> Domain<Host> {
-        self.vtd.domain(&group.best_spec()).unwrap()
+        self.vtd.domain(&self.spec(group)).unwrap()
+    }
+
+    /// Whether the stories' domains have first-stage tables.
+    pub fn first_stage(&self) -> bool {
+        self.stage == Stage::First
+    }
+
+    /// The same of a stage, which maps `at` to a page of its own.
+    #[track_caller]
+    pub fn domain_of(&self, group: &Group<Host>, stage: Stage, at: u64) -> (Domain<Host>, u64) {
+        let (domain, page) = (self.vtd.domain(&self.spec_of(group, stage)).unwrap(), self.page());
+        map(&domain, at, page, 0x1000);
+        (domain, page)
     }
 
     /// Claims the device and attaches it to an empty domain of its own.

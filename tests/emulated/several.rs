@@ -21,7 +21,7 @@ fn one_domain_behind_two_units_is_flushed_on_both(profile: &Profile, mode: Mode)
         let (first, ear) = rig.claim(dev(1));
         let (second, _) = rig.claim(dev(3));
         second.on_events(dev(3), ear.clone()).unwrap();
-        let (mut spec, best) = (first.best_spec(), second.best_spec());
+        let (mut spec, best) = (rig.spec(&first), rig.spec(&second));
         spec.width = spec.width.min(best.width);
         spec.sizes &= best.sizes;
         spec.coherent &= best.coherent;

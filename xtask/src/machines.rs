@@ -36,7 +36,8 @@ const CACHING: Property = Property { names: &["caching-mode"], value: "on" };
 const SCALABLE: Property = Property { names: &["scalable-mode", "x-scalable-mode"], value: "on" };
 const FIRST_STAGE: Property = Property { names: &["fsts", "flts", "x-flts"], value: "on" };
 
-/// Has the tests run the driver in scalable mode.
+/// Has the driver run in legacy mode, and in scalable mode, whatever it would choose by itself.
+const IN_LEGACY_MODE: &str = "tables=legacy";
 const IN_SCALABLE_MODE: &str = "tables=scalable";
 
 pub static MACHINES: &[Machine] = &[
@@ -63,23 +64,30 @@ pub static MACHINES: &[Machine] = &[
     },
     Machine {
         name: "second-stage",
-        about: "a scalable unit with second-stage tables",
-        unit: Some(&[SCALABLE]),
-        words: "",
-        least: LEAST,
-    },
-    Machine {
-        name: "scalable",
-        about: "the same unit, which the tests have the driver run in scalable mode",
+        about: "a unit in scalable mode with second-stage tables",
         unit: Some(&[SCALABLE]),
         words: IN_SCALABLE_MODE,
         least: LEAST,
     },
     Machine {
         name: "first-stage",
-        about: "a scalable unit with first-stage tables",
+        about: "a unit in scalable mode with first-stage tables",
         unit: Some(&[SCALABLE, FIRST_STAGE]),
+        words: IN_SCALABLE_MODE,
+        least: LEAST,
+    },
+    Machine {
+        name: "scalable-caching",
+        about: "a unit in scalable mode that caches entries that are not present",
+        unit: Some(&[SCALABLE, CACHING]),
         words: "",
+        least: LEAST,
+    },
+    Machine {
+        name: "legacy-mode",
+        about: "a scalable unit that is run in legacy mode",
+        unit: Some(&[SCALABLE]),
+        words: IN_LEGACY_MODE,
         least: LEAST,
     },
     Machine { name: "no-iommu", about: "no remapping unit at all", unit: None, words: "", least: LEAST },
@@ -105,7 +113,7 @@ pub fn by_name(name: &str) -> Result<&'static Machine> {
 
 /// All machines for `--help` and `--list`.
 pub fn listing() -> String {
-    let lines = MACHINES.iter().map(|machine| format!("\n  {:13} {}", machine.name, machine.about));
+    let lines = MACHINES.iter().map(|machine| format!("\n  {:16} {}", machine.name, machine.about));
     format!("Machines:{}", lines.collect::<String>())
 }
 

@@ -27,7 +27,7 @@ pub struct CommandLine {
     pub iommu: Option<bool>,
     /// Repetitions of tests with random parts, in percent.
     pub scale: u32,
-    /// The tables that the tests have the driver run the unit on.
+    /// The tables that tests and tour have the driver run the unit on.
     pub tables: Tables,
 }
 
@@ -47,7 +47,7 @@ impl CommandLine {
             machine: None,
             iommu: None,
             scale: 100,
-            tables: Tables::Legacy,
+            tables: Tables::Best,
         };
         for word in text.split_ascii_whitespace() {
             match word.split_once('=') {
@@ -63,6 +63,7 @@ impl CommandLine {
                 Some(("machine", v)) => line.machine = Some(v),
                 Some(("iommu", "yes")) => line.iommu = Some(true),
                 Some(("iommu", "no")) => line.iommu = Some(false),
+                Some(("tables", "legacy")) => line.tables = Tables::Legacy,
                 Some(("tables", "scalable")) => line.tables = Tables::Scalable,
                 Some(("scale", v)) => line.scale = v.parse().unwrap_or(100),
                 Some(_) => {}

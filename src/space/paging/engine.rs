@@ -421,6 +421,11 @@ impl<F: Format> Paging<F> {
         }
     }
 
+    /// The word at physical address `word`, where it is an entry on the way of the address `at`.
+    pub(crate) fn entry<P: Platform>(&self, p: &P, at: u64, word: u64) -> Option<u64> {
+        self.tree.entry(p, at, word)
+    }
+
     /// The ends of a range that is whole pages within the width, as the tree has them.
     #[inline(always)]
     fn checked(&self, range: Range) -> Result<(u64, u64), Failed> {

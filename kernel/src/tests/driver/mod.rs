@@ -17,7 +17,7 @@ use crate::platform::KernelPlatform;
 use crate::skip;
 use crate::testing::Failure;
 use alloc::sync::Arc;
-use vtd::{Config, DeviceId, Domain, Group, Nanos, Strict, Target};
+use vtd::{Access, Change, Config, DeviceId, Domain, DomainSpec, Group, Nanos, Stage, Strict, Target};
 
 /// How long a fault's interrupt may take.
 const SOON: Nanos = Nanos::millis(1000);
@@ -53,6 +53,31 @@ fn testdev() -> Result<TestDevice, Failure> {
         Some(d) => Ok(d),
         None => skip!("no iommu-testdev on the root bus"),
     }
+}
+
+/// Whether tables of this kind are first-stage tables.
+fn first_stage(spec: DomainSpec) -> bool {
+    spec.stage == Stage::First
+}
+
+/// Why QEMU blocks a write to a page that such tables do not map: it gives the reasons of legacy mode also in scalable mode.
+fn unmapped_reason(spec: DomainSpec) -> u8 {
+    if first_stage(spec) { 0x71 } else { 0x05 }
+}
+
+/// Why it blocks a write to a page that may only be read.
+fn read_only_reason(spec: DomainSpec) -> u8 {
+    if first_stage(spec) { 0x85 } else { 0x05 }
+}
+
+/// How one domain takes the place of another: a first-stage entry is cleared first, for its table stands in another half.
+fn replaced(spec: DomainSpec) -> Change {
+    if first_stage(spec) { Change::WithGap } else { Change::Seamless }
+}
+
+/// The rights of a page that a device only writes to: in the first stage all pages can be read.
+fn write_only(spec: DomainSpec) -> Access {
+    if first_stage(spec) { Access::READ | Access::WRITE } else { Access::WRITE }
 }
 
 /// A device's group, claimed and attached to an empty domain of the best kind.
