@@ -9,6 +9,7 @@ mod host;
 mod probes;
 mod rig;
 
+mod ats;
 mod attach;
 mod bring_up;
 mod errors;
@@ -20,6 +21,7 @@ mod offers;
 mod pasids;
 mod power;
 mod queue;
+mod reset;
 mod several;
 mod speed;
 mod split;
@@ -51,6 +53,7 @@ macro_rules! stories {
 }
 
 const ALL: &[&[Story]] = &[
+    ats::STORIES,
     attach::STORIES,
     bring_up::STORIES,
     errors::STORIES,
@@ -61,6 +64,7 @@ const ALL: &[&[Story]] = &[
     pasids::STORIES,
     power::STORIES,
     queue::STORIES,
+    reset::STORIES,
     several::STORIES,
     speed::STORIES,
     split::STORIES,

@@ -199,8 +199,11 @@ impl Unit {
     }
     /// A device did not complete an invalidation in time.
     pub(crate) fn watch_late(&mut self, source: SourceId) {
-        if self.oracle.devices.holds(source) {
-            self.oracle.devices.late.insert(source);
+        let devices = &mut self.oracle.devices;
+        if devices.absent.contains(&source) {
+            devices.forget(source);
+        } else if devices.holds(source) {
+            devices.late.insert(source);
         }
     }
     /// A device was answered.
