@@ -60,6 +60,7 @@ pub use space::foreign::PageTables;
 pub use space::foreign::{CheckedTables, ForeignTables, Offers, Place, Refused, TableForm};
 pub use space::iova::{IovaError, IovaSpace};
 pub use space::paging::{Access, PageSizes};
+pub use space::shared::{AddressSpace, NotShared};
 pub use space::spec::{DomainSpec, Stage};
 pub use space::unmapped::{NotFlushed, Pending, Unmapped};
 pub use unit::bring_up::{Skipped, TakeOver};

@@ -22,6 +22,7 @@ mod testing;
 mod tests;
 mod time;
 mod tour;
+mod way;
 
 use boot::cmdline::{self, Mode};
 use boot::info;

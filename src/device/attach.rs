@@ -12,12 +12,14 @@ use super::group::GroupId;
 use super::registry::{Attached, Member, Owner};
 use super::standing::Matter;
 use crate::dmar::IntegratedFlags;
-use crate::host::address::{DeviceId, INTERRUPT_RANGE, Pasid, Range, SourceId};
+use crate::host::address::{DeviceId, Hpa, INTERRUPT_RANGE, Pasid, Range, SourceId};
 use crate::host::error::{Error, ErrorKind, Field, Need, State};
 use crate::host::grow;
 use crate::host::mem::Shared;
 use crate::host::platform::Platform;
 use crate::space::domain::{Deferred, Domain, Strict};
+use crate::space::foreign::{ForeignTables, TableForm};
+use crate::space::shared::{AddressSpace, NotShared};
 use crate::space::spec::DomainSpec;
 use crate::space::state::User;
 use crate::unit::Unit;
@@ -39,6 +41,8 @@ pub enum Target<'a, P: Platform> {
     Domain(&'a Domain<P, Strict>),
     /// A domain that flushes at `sync`.
     Deferred(&'a Domain<P, Deferred>),
+    /// A CPU's own page tables. Refused for devices with regions reserved by firmware, which nobody can map there.
+    Shared(&'a AddressSpace<P>),
 }
 
 /// How a change of attachment looked to the device.
@@ -235,6 +239,19 @@ impl<P: Platform> Group<P> {
         spec
     }
 
+    /// An address space for devices of this group on a CPU's own page tables, of `levels` 4 or 5 with the top one at `root`: checked
+    /// for the units of the group, and refused with the reason where these could not walk them. Reads all of the tables.
+    pub fn share_tables(
+        &self,
+        form: TableForm,
+        root: Hpa,
+        levels: u8,
+        tables: &dyn ForeignTables,
+    ) -> Result<AddressSpace<P>, NotShared> {
+        let units = self.members().iter().filter_map(|m| self.core.units().get(m.unit()?));
+        AddressSpace::new(self.core.machine(), units, (form, root, levels), tables, self.core.hpa_width())
+    }
+
     /// Whose entries a change is about: each requester id with the unit that serves it.
     /// None of a member that is blocked apart from its group: it is in nobody's tags, and its entries are not written.
     pub(super) fn users(&self, scope: Scope) -> impl Iterator<Item = User<'_, P>> + '_ {
@@ -312,6 +329,7 @@ impl<P: Platform> Group<P> {
             Target::Identity => Attached::Identity,
             Target::Domain(d) => Attached::Space(d.space.clone()),
             Target::Deferred(d) => Attached::Space(d.space.clone()),
+            Target::Shared(s) => Attached::Space(s.space.clone()),
         };
         // Its flushes would go to another machine's units.
         if let Attached::Space(space) = &new

@@ -174,6 +174,10 @@ impl fmt::Display for Explanation {
         match (self.fault, self.walk.verdict) {
             (Some(then), Verdict::Blocked { reason, .. }) if then == reason => Ok(()),
             (Some(_), Verdict::Unknown) | (None, _) => Ok(()),
+            // What made an address too wide is what a record drops of it.
+            (Some(then), _) if matches!(then.0, 0x04 | 0x80 | 0x83 | 0x84) => {
+                write!(f, "\nThe unit said {then}: its record has no room for all bits of such an address.")
+            }
             (Some(then), _) => {
                 write!(f, "\nThe unit said {then}: the tables have changed since, or it went by what it had cached.")
             }

@@ -7,7 +7,7 @@ use super::address::Hpa;
 use super::error::ErrorKind;
 use super::observe::announce;
 use super::platform::Platform;
-use super::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+use super::sync::{self, AtomicU64, AtomicUsize, DWORDS, Dword, Ordering, fence};
 use alloc::alloc::{Layout, alloc as heap_alloc, dealloc};
 use core::marker::PhantomData;
 use core::ops::Deref;
@@ -101,7 +101,7 @@ impl Frames {
 
     /// Number of 64-bit words.
     pub(crate) const fn len(&self) -> usize {
-        WORDS << self.order
+        sync::WORDS << self.order
     }
 
     #[inline(always)]
@@ -139,12 +139,12 @@ impl Frames {
     }
 
     /// The aligned 32-bit word `i` (of `2 * len()`), as a place that hardware writes a status to.
-    pub(crate) fn status(&self, i: usize) -> Option<&AtomicU32> {
-        if i >= self.len() * 2 {
+    pub(crate) fn status(&self, i: usize) -> Option<&Dword> {
+        if i >= self.len() * DWORDS {
             return None;
         }
         // SAFETY: within the frames and aligned; a status word is accessed as 32 bits only, by software and hardware.
-        Some(unsafe { self.at.cast::<AtomicU32>().add(i).as_ref() })
+        Some(unsafe { self.at.cast::<Dword>().add(i).as_ref() })
     }
 
     /// Replaces the pair of words `i`, `i + 1` (`i` even) in one 128-bit store, so that hardware sees both or neither.

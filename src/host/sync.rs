@@ -6,7 +6,92 @@ use super::platform::Platform;
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 
-pub(crate) use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+pub(crate) use plain::*;
+
+/// The atomics of the machine; under `cfg(loom)` those of `loom`, which tries every order that the language allows
+/// (tests/loom). Nothing else of the driver differs there.
+#[cfg(not(loom))]
+mod plain {
+    use super::{Site, strong};
+    pub(crate) use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+    pub(super) use spin::mutex::{SpinMutex as Mutex, SpinMutexGuard as MutexGuard};
+
+    /// Words in a frame of 4 KiB.
+    pub(crate) const WORDS: usize = 512;
+
+    /// A dword that hardware writes. There are `DWORDS` in a word of memory.
+    pub(crate) type Dword = AtomicU32;
+    pub(crate) const DWORDS: usize = 2;
+
+    /// The order of a load, a store or an exchange at its site.
+    #[inline(always)]
+    pub(crate) const fn order(site: Site) -> Ordering {
+        strong(site)
+    }
+
+    /// A fence of its site's order.
+    #[inline(always)]
+    pub(crate) fn fence_at(site: Site) {
+        fence(strong(site));
+    }
+}
+
+#[cfg(loom)]
+mod plain {
+    use super::{Site, strong};
+    pub(super) use loom::sync::MutexGuard;
+    pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+
+    /// A ring of four slots.
+    pub(crate) const WORDS: usize = 8;
+
+    /// One of `loom`'s words, of which half is used.
+    #[repr(transparent)]
+    pub(crate) struct Dword(AtomicU64);
+    pub(crate) const DWORDS: usize = 1;
+
+    impl Dword {
+        pub(crate) fn load(&self, order: Ordering) -> u32 {
+            self.0.load(order) as u32
+        }
+
+        pub(crate) fn store(&self, v: u32, order: Ordering) {
+            self.0.store(v.into(), order);
+        }
+    }
+
+    /// `loom`'s lock, with the interface of `spin`'s.
+    pub(super) struct Mutex<T>(loom::sync::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        pub(super) fn new(value: T) -> Self {
+            Mutex(loom::sync::Mutex::new(value))
+        }
+
+        pub(super) fn lock(&self) -> MutexGuard<'_, T> {
+            self.0.lock().unwrap_or_else(|e| e.into_inner())
+        }
+
+        pub(super) fn into_inner(self) -> T {
+            self.0.into_inner().unwrap_or_else(|e| e.into_inner())
+        }
+    }
+
+    std::thread_local! {
+        /// The site that is relaxed, to see that something fails.
+        pub(crate) static WEAK: core::cell::Cell<Option<Site>> = const { core::cell::Cell::new(None) };
+    }
+
+    pub(crate) fn order(site: Site) -> Ordering {
+        if WEAK.get() == Some(site) { Ordering::Relaxed } else { strong(site) }
+    }
+
+    pub(crate) fn fence_at(site: Site) {
+        if WEAK.get() != Some(site) {
+            fence(strong(site));
+        }
+    }
+}
 /// Where the invalidation queue and whose turn it is need an order between memory accesses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Site {
@@ -24,19 +109,11 @@ pub(crate) enum Site {
     TurnGiven,
 }
 
-/// The order of a load, a store or an exchange at its site.
-#[inline(always)]
-pub(crate) const fn order(site: Site) -> Ordering {
+const fn strong(site: Site) -> Ordering {
     match site {
         Site::Publish | Site::FateStore | Site::TurnGiven => Ordering::Release,
         Site::Completion | Site::FateLoad | Site::TurnTaken => Ordering::Acquire,
     }
-}
-
-/// A fence of its site's order.
-#[inline(always)]
-pub(crate) fn fence_at(site: Site) {
-    fence(order(site));
 }
 
 /// A value that is set once and read without a lock.
@@ -63,12 +140,12 @@ pub(crate) enum Rank {
 /// A spin lock that masks interrupts while it is held.
 pub(crate) struct Lock<T> {
     rank: Rank,
-    inner: spin::mutex::SpinMutex<T>,
+    inner: Mutex<T>,
 }
 
 impl<T> Lock<T> {
-    pub(crate) const fn new(rank: Rank, value: T) -> Self {
-        Lock { rank, inner: spin::mutex::SpinMutex::new(value) }
+    pub(crate) fn new(rank: Rank, value: T) -> Self {
+        Lock { rank, inner: Mutex::new(value) }
     }
 
     pub(crate) fn lock<'a, P: Platform>(&'a self, platform: &'a P) -> Guard<'a, T, P> {
@@ -98,7 +175,7 @@ impl<T> Lock<T> {
 
 /// The held lock; dropping it unlocks (first field), then puts the interrupt mask back (second).
 pub(crate) struct Guard<'a, T, P: Platform> {
-    inner: spin::mutex::SpinMutexGuard<'a, T>,
+    inner: MutexGuard<'a, T>,
     _restore: Restore<'a, P>,
 }
 
@@ -133,7 +210,7 @@ impl<T, P: Platform> DerefMut for Guard<'_, T, P> {
     }
 }
 
-#[cfg(debug_assertions)]
+#[cfg(all(debug_assertions, not(loom)))]
 mod ranks {
     use super::{AtomicU32, Ordering, Platform, Rank};
 
@@ -153,7 +230,7 @@ mod ranks {
     }
 }
 
-#[cfg(not(debug_assertions))]
+#[cfg(not(all(debug_assertions, not(loom))))]
 mod ranks {
     use super::{Platform, Rank};
 

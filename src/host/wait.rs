@@ -45,7 +45,7 @@ impl<'p, P: Platform> Wait<'p, P> {
 pub(crate) struct Turn(AtomicU32);
 
 impl Turn {
-    pub(crate) const fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Turn(AtomicU32::new(0))
     }
 

@@ -138,3 +138,99 @@ pub const fn first(entry: u64, level: u8, caps: &Capabilities, width: u8) -> u64
     let pat = if leaf && level > 1 { pages::first::PAT_LARGE } else { 0 };
     (ADDRESS & beyond(width)) | (if large { 0 } else { pages::first::PS }) | unaligned(level, leaf) & !pat
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hw::capabilities::{AddressWidth, Ecap, Version};
+    use crate::hw::pasid_tables::{Allowed, DirectoryEntry, FirstStage, PasidEntry, ScalableContextEntry, SecondStage};
+    use crate::hw::tables::RootEntry;
+
+    fn unit(cap: u64, ecap: u64) -> Capabilities {
+        Capabilities { version: Version(0x50), cap: Cap(cap), ecap: Ecap(ecap) }
+    }
+
+    /// 16-bit domain ids, every page size, every field of the tables.
+    const CAP: u64 = 6 | 3 << 34 | 1 << 56 | 1 << 60;
+    const ECAP: u64 = 1 << 2
+        | 1 << 6
+        | 1 << 7
+        | 1 << 25
+        | 1 << 26
+        | 1 << 29
+        | 1 << 31
+        | 1 << 34
+        | 1 << 40
+        | 1 << 43
+        | 0x1f << 45
+        | 1 << 53
+        | 3 << 55;
+
+    #[test]
+    fn what_the_driver_builds_has_none_set() {
+        let caps = unit(CAP, ECAP);
+        let address = 0xf_ffff_ffff_f000;
+        let entry = RootEntry::legacy(address);
+        assert_eq!([entry.lo & root(52)[0], entry.hi & root(52)[1], entry.lo & scalable_root(52)], [0; 3]);
+        let entry = ContextEntry::second_stage(address, AddressWidth::Bits57, 0xffff).with_software(15).with_fpd(true);
+        assert_eq!([entry.lo & context(entry, &caps, 52)[0], entry.hi & context(entry, &caps, 52)[1]], [0; 2]);
+        let all = Allowed { device_tlb: true, pasid: true, page_requests: true };
+        let entry = ScalableContextEntry::new(address, 7, 0xf_ffff, all).with_rid_priv();
+        assert_eq!(entry.0.iter().zip(scalable_context(&caps, 52)).map(|(w, m)| w & m).sum::<u64>(), 0);
+        assert_eq!(DirectoryEntry::new(address).0 & directory(52), 0);
+        let first = FirstStage {
+            table: address,
+            five_levels: true,
+            supervisor: true,
+            write_protect: true,
+            extended_accessed: true,
+        };
+        let second = SecondStage { table: address, width: AddressWidth::Bits57, accessed_dirty: true };
+        let entry = PasidEntry::nested(first, second, 0xffff).with_walk_snoop().with_page_snoop();
+        let entry = entry.with_memory_types(true, true, u32::MAX);
+        assert_eq!(entry.0.iter().zip(pasid(&caps, 52, true)).map(|(w, m)| w & m).sum::<u64>(), 0);
+    }
+
+    #[test]
+    fn fields_of_what_a_unit_lacks_are_reserved() {
+        let bare = unit(0, 1 << 43);
+        // Pointers of 39 bits; domain ids of 4.
+        let high = u64::MAX << 39;
+        assert_eq!(root(39), [high | 0xffe, u64::MAX]);
+        let through = ContextEntry { lo: 9 | 1 << 51, hi: 0 };
+        assert_eq!(context(through, &bare, 39), [0xff0, !0xf7f]);
+        assert_eq!(context(ContextEntry { lo: 1, hi: 0 }, &bare, 39)[0], high | 0xff0);
+        assert_eq!(scalable_context(&bare, 39), [high | 0x1fc, u64::MAX, u64::MAX, u64::MAX]);
+        assert_eq!(directory(39), high | 0xffc);
+        assert_eq!(pasid(&bare, 39, true), [!0x1c3, !0xf, !0x60, u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX]);
+        assert_eq!(pasid(&bare, 39, false)[0], !0x1df);
+        // One capability, one field.
+        let with = |bit: u64| pasid(&unit(0, 1 << 43 | bit), 39, true);
+        assert_eq!(with(1 << 46)[0], !(0x1df | !high & !0xfff));
+        assert_eq!([with(1 << 48)[1], with(1 << 7)[1]], [!(1 << 23 | 0xf), !(1 << 24 | 0xf)]);
+        assert_eq!(with(1 << 25)[1], !(0xffff_ffff_0600_000f));
+        assert_eq!([with(1 << 31)[2], with(1 << 34)[2]], [!0x61, !0xe0]);
+        assert_eq!(with(1 << 47)[2], !(0x7c | !high & !0xfff));
+        assert_eq!([with(1 << 55)[4], with(1 << 55)[5]], [!(7 | !high & !0xfff), !0xf]);
+        let with = |bit: u64| !scalable_context(&unit(0, 1 << 43 | bit), 12)[0] & !0xe03;
+        assert_eq!([2, 40, 29, 55, 56].map(|bit| with(1 << bit)), [4, 8, 16, 32, 64]);
+        assert!(contradicts(1 << 6) && !contradicts(1 << 6 | 1 << 3) && !contradicts(1 << 3));
+    }
+
+    #[test]
+    fn page_entries() {
+        let (all, bare) = (unit(CAP, ECAP), unit(0, 0));
+        let ps = PAGE_SIZE;
+        // Second stage: PS above level 3 and without the size, SNP in tables and without SC, bit 62, low address bits.
+        assert_eq!(second(3, 4, &all, 52, false), IO_WRITE | ps | SNOOP);
+        assert_eq!(second(3, 3, &all, 52, true), SNOOP);
+        assert_eq!(second(ps, 3, &all, 52, false), IO_WRITE | 0x3fff_f000);
+        assert_eq!(second(ps, 2, &all, 46, false), IO_WRITE | 0x1f_f000 | 0x3f << 46);
+        assert_eq!(second(ps, 2, &bare, 52, false), IO_WRITE | ps | SNOOP | 0x1f_f000);
+        assert_eq!(second(0, 1, &bare, 52, false), IO_WRITE | SNOOP);
+        // First stage: PS above level 3 and without FS1GP; PAT of large pages is no address.
+        assert_eq!([first(1, 5, &all, 52), first(1, 4, &all, 52), first(1, 3, &all, 52)], [ps, ps, 0]);
+        assert_eq!([first(ps, 3, &all, 52), first(ps, 2, &all, 52)], [0x3fff_e000, 0x1f_e000]);
+        assert_eq!([first(ps, 3, &bare, 52), first(ps, 1, &bare, 51)], [ps | 0x3fff_e000, 1 << 51]);
+    }
+}

@@ -23,8 +23,8 @@ impl<P: Platform, M: FlushMode> Domain<P, M> {
     ///
     /// Waits, with a deadline, for the flush. Takes the domain's lock for 1 GiB at a time. Not for interrupt context.
     ///
-    /// Errors: `Unsupported` without `dirty`; `Invalid` where the range is not whole pages of the domain's addresses, and
-    /// where `bits` is too short for it; `OutOfMemory`; those of a flush.
+    /// Errors: `Unsupported` without `dirty` (first-stage tables of `coherent` domains do without it); `Invalid` where the range is
+    /// not whole pages of the domain's addresses, and where `bits` is too short for it; `OutOfMemory`; those of a flush.
     pub fn read_and_clear_dirty(&self, r: Range, bits: &mut [u64]) -> Result<(), Error> {
         let space = &*self.space;
         let ticket = space.lock().ticket();

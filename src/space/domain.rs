@@ -151,8 +151,8 @@ impl<P: Platform> Domain<P, Strict> {
 }
 
 impl<P: Platform> Domain<P, Deferred> {
-    /// Unmaps as `Domain::unmap` does, and gathers the flush. It comes with the next `sync`; with the call that gathers more
-    /// than [`Config::deferred_ranges`](crate::Config::deferred_ranges), which waits for it; or with the `Vtd::service` that
+    /// Unmaps as `Domain::unmap` does, and gathers the flush. It comes with the next `sync`; with the call that gathers
+    /// the last of [`Config::deferred_ranges`](crate::Config::deferred_ranges), which waits for it; or with the `Vtd::service` that
     /// finds the oldest range older than [`Config::deferred_deadline`](crate::Config::deferred_deadline). Until then devices may
     /// reach the memory, and the range cannot be mapped anew.
     ///

@@ -1,5 +1,5 @@
 //! Address spaces: what is mapped (`paging`), what must be flushed where (`flush`), domains, which bring both together
-//! (`spec` what they need, `tables` of either stage, `foreign` those that a CPU has too, `domain` the handle, `dirty` what
+//! (`spec` what they need, `tables` of either stage, `foreign` those that a CPU has too and `shared` spaces on them, `domain` the handle, `dirty` what
 //! devices have written to, `state` what stands behind it, `unmapped` what is still to be flushed), and
 //! who has which input range (`iova`).
 
@@ -9,6 +9,7 @@ pub(crate) mod flush;
 pub(crate) mod foreign;
 pub(crate) mod iova;
 pub(crate) mod paging;
+pub(crate) mod shared;
 pub(crate) mod spec;
 pub(crate) mod state;
 pub(crate) mod tables;

@@ -52,7 +52,7 @@ pub enum Skipped {
     NotMapped,
     /// Version or capabilities read all zeros or all ones: there is nothing there.
     NoAnswer,
-    /// No second-stage width that the driver has tables for.
+    /// No second-stage width that the driver has tables for, and no first-stage tables (ECAP.FSTS), or none wanted.
     NoWidth,
 }
 
@@ -62,7 +62,9 @@ impl fmt::Display for Skipped {
             Skipped::NoBase => "the DMAR table gives no usable register base",
             Skipped::NotMapped => "the platform did not map its registers",
             Skipped::NoAnswer => "its registers read all zeros or all ones",
-            Skipped::NoWidth => "it offers no second-stage page-table width",
+            Skipped::NoWidth => {
+                "it offers no second-stage page-table width, and no first-stage tables that may be used"
+            }
         })
     }
 }
@@ -113,7 +115,9 @@ impl<P: Platform> Unit<P> {
         if !caps.plausible() {
             return Ok(Err(Skipped::NoAnswer));
         }
-        if cap.widest().is_none() {
+        // A unit of first-stage tables alone has no width for others.
+        let first = ecap.smts() && ecap.qi() && ecap.fsts() && h.config.tables != Tables::Legacy;
+        if cap.widest().is_none() && !first {
             return Ok(Err(Skipped::NoWidth));
         }
         let window = u64::from(caps.window());
@@ -260,8 +264,15 @@ impl<P: Platform> Unit<P> {
         }
         // A tail left over from before would be taken as descriptors to fetch.
         self.regs.write64(at::IQT, 0);
-        self.put(at::IQA, q.address(&h.platform).0, Step::Queue)?;
-        self.command(h, Command::Queue(true))
+        let address = q.address(&h.platform).0;
+        self.regs.write64(at::IQA, address);
+        self.command(h, Command::Queue(true))?;
+        // Only now: QEMU's unit shows no base before. Nothing is queued yet, so nothing is read from a wrong place.
+        let taken = self.reads(at::IQA, address, Step::Queue);
+        if taken.is_err() {
+            let _ = self.command(h, Command::Queue(false));
+        }
+        taken
     }
 
     /// Writes a register that says where the unit reads memory: one that does not take it is not to go by it.
@@ -289,6 +300,10 @@ impl<P: Platform> Unit<P> {
     }
 
     pub(super) fn latch_tables(&self, h: &Host<P>) -> Result<(), Error> {
+        // Tables that take over under translation are in memory before the unit reads them.
+        if self.status()?.contains(Gsts::TES) {
+            self.flush_write_buffer(h)?;
+        }
         let table = self.root.lock(&h.platform).hpa(&h.platform);
         self.latch(h, RootPointer::new(table.get(), self.mode))
     }

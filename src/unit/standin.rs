@@ -96,10 +96,14 @@ pub(crate) struct State {
     offending: Option<[u64; 2]>,
     /// Devices that do not answer, until `expire`.
     pub(crate) dead: HashSet<u16>,
+    /// Everything waits until `complete_newest`.
+    pub(crate) late: bool,
     /// How many descriptors are fetched behind one that waits for a device.
     pub(crate) ahead: usize,
     /// IQERCD names the device that timed out.
     pub(crate) names: bool,
+    /// Devices whose entries must not have walks snooped.
+    pub(crate) unsnooped: HashSet<u16>,
     /// Fetched and not carried out, from the oldest that waits for a device on.
     pending: Vec<[u64; 2]>,
     fsts: u32,
@@ -113,6 +117,7 @@ pub(crate) struct State {
     scalable: bool,
     abort: bool,
     root: u64,
+    iqa: u64,
     iva: u64,
 }
 
@@ -205,6 +210,11 @@ impl Standin {
             }
             at::PMEN => self.regs.set32(place, v as u32 & 1 << 31 | (v >> 31) as u32 & 1),
             at::ICS => self.regs.set32(place, self.regs.get32(place) & !(v as u32)),
+            // As QEMU's unit has it: the base shows while the queue is on.
+            at::IQA if self.regs.get32(at::GSTS) & QIE == 0 => {
+                s.iqa = v;
+                self.regs.set64(place, v & 0xfff);
+            }
             at::RTADDR | at::IQA | at::IRTA => self.regs.set64(place, v),
             FRCD..0x260 if place % 16 == 12 => {
                 assert_eq!(v, 1 << 31, "bit 31 alone clears a record");
@@ -248,6 +258,9 @@ impl Standin {
                 let drained = self.regs.get32(at::IQH) == self.regs.get32(at::IQT);
                 assert!(drained || s.fsts & 1 << 4 != 0, "head and tail agree");
                 self.regs.set64(at::IQH, 0);
+                if !s.deaf.contains(&at::IQA) {
+                    self.regs.set64(at::IQA, if v & QIE != 0 { s.iqa } else { s.iqa & 0xfff });
+                }
             }
             _ => {}
         }
@@ -278,7 +291,7 @@ impl Standin {
         let (size, slot) = (4096u32 << (iqa & 7), 16u32 << (iqa >> 11 & 1));
         loop {
             let head = self.regs.get32(at::IQH);
-            if head == self.regs.get32(at::IQT) || s.pending.len() > s.ahead {
+            if head == self.regs.get32(at::IQT) || s.pending.len() > s.ahead && !s.late {
                 return;
             }
             let (narrow, wide) = (slot == 16 && !s.scalable && !s.abort, s.ecap & (ECAP_SMTS | ECAP_ADMS) != 0);
@@ -300,7 +313,7 @@ impl Standin {
             s.bad = s.bad.map(|(n, code)| (n - 1, code));
             // Nothing behind an invalidation that waits for its device need happen, and nothing does.
             let waits = device(d).is_some_and(|source| s.dead.contains(&source));
-            if waits || !s.pending.is_empty() {
+            if waits || s.late || !s.pending.is_empty() {
                 s.pending.push(d);
             } else {
                 self.carry_out(s, d);
@@ -342,6 +355,19 @@ impl Standin {
         self.regs.set32(at::FSTS, s.fsts);
         self.regs.set32(at::IQERCD + 4, if s.names { source.into() } else { 0 });
         true
+    }
+
+    /// Completes the newest wait that may complete, with what lies between it and the wait before it: a fence goes first, and
+    /// no other order holds (VT-d 6.5.2.12).
+    pub(crate) fn complete_newest(&self) {
+        let mut s = self.state();
+        let waits: Vec<usize> = (0..s.pending.len()).filter(|i| s.pending[*i][0] & 15 == 5).collect();
+        let fence = waits.iter().position(|i| s.pending[*i][0] & 1 << 6 != 0);
+        let Some(newest) = fence.or(waits.len().checked_sub(1)) else { return };
+        let first = if newest == 0 { 0 } else { waits[newest - 1] + 1 };
+        for d in s.pending.drain(first..=waits[newest]).collect::<Vec<_>>() {
+            self.carry_out(&mut s, d);
+        }
     }
 
     /// A device answers from now on, and what waited for it is carried out.
@@ -488,7 +514,7 @@ impl Standin {
             }
             let (kind, snoop) = (entry[0] >> 6 & 7, entry[1] & 1 << 23 != 0);
             assert!(kind == 4 || kind == 2 && s.ecap & ECAP_SSTS != 0, "PGTT {kind}");
-            assert_eq!(snoop, s.ecap & ECAP_SMPWCS != 0);
+            assert_eq!(snoop, s.ecap & ECAP_SMPWCS != 0 && !s.unsnooped.contains(&source));
             assert_eq!(entry[2..], [0; 6]);
             (entry[1] as u16, kind == 4, entry[0] & !0xfff, (entry[0] >> 2 & 7) + 2, snoop)
         } else {

@@ -306,7 +306,7 @@ impl<P: Platform> Walk<'_, P> {
         let directory = e.directory();
         for i in 0..e.pasids() as usize / PASID_ENTRIES {
             let at = directory.saturating_add(8 * i as u64);
-            if at % 4096 == 0 {
+            if at.is_multiple_of(4096) {
                 self.enter(at, directory)?;
             }
             let d = DirectoryEntry(self.word(directory, i)?);

@@ -7,7 +7,8 @@ use super::errata::Errata;
 use super::ids::DomainIds;
 use super::invalidate::{Batch, Request};
 use super::standin::{
-    Answer, CAP, CAP_PLMR, CAP_PSI, CAP_RWBF, ECAP, ECAP_C, ECAP_QI, ECAP_SM, IRE, QIE, SRTP, Standin, TE, WBF,
+    Answer, CAP, CAP_PLMR, CAP_PSI, CAP_RWBF, ECAP, ECAP_C, ECAP_QI, ECAP_SM, ECAP_SSTS, IRE, QIE, SRTP, Standin, TE,
+    WBF,
 };
 use super::{Host, Unit};
 use crate::host::address::{Hpa, UnitId};
@@ -133,6 +134,25 @@ fn the_queue_comes_before_the_root_pointer_and_protected_memory_goes_after_trans
     let commands: Vec<u64> = b.standin.take().0.iter().filter(|(at, _)| *at == at::GCMD).map(|(_, v)| *v).collect();
     assert_eq!(commands, [u64::from(QIE), 0], "translation first, then the queue");
     b.end();
+}
+
+#[test]
+fn a_unit_of_first_stage_tables_alone_is_used_unless_legacy_mode_is_forced() {
+    let ecap = ECAP_SM & !ECAP_SSTS | 1 << 47;
+    for (tables, skipped) in [(Tables::Best, None), (Tables::Scalable, None), (Tables::Legacy, Some(Skipped::NoWidth))]
+    {
+        let platform = testing::Host::new();
+        Standin::new(&platform, BASE, CAP & !(0x1f << 8), ecap);
+        let h = Host { platform, config: Config { tables, ..Config::default() } };
+        match probe(&h).unwrap() {
+            Ok(unit) => {
+                assert!(unit.has_first_stage() && !unit.has_second_stage());
+                unit.release(&h.platform);
+                assert_eq!(skipped, None);
+            }
+            Err(why) => assert_eq!(skipped, Some(why)),
+        }
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use vtd::explain::{Attachment, Attempt, Explanation, Verdict, What};
 use vtd::hw::faults::Reason;
-use vtd::{Access, DeviceId, Iova, Owner, Pasid, Range, Target, UnitId};
+use vtd::{Access, DeviceId, Iova, Owner, Pasid, Range, Stage, Target, UnitId};
 use vtd_emu::{Answer, Profile, Request};
 
 use crate::rig::{AT, Ask, BEHIND, Mode, Plan, Rig, SUBSTITUTE, dev, hpa, map};
@@ -10,6 +10,7 @@ use crate::rig::{AT, Ask, BEHIND, Mode, Plan, Rig, SUBSTITUTE, dev, hpa, map};
 crate::stories!(
     the_driver_says_what_the_unit_does,
     a_fault_is_explained_and_what_has_changed_since_is_told,
+    an_address_that_lost_its_upper_bits_in_the_record,
     each_pasid_has_tables_of_its_own,
     two_units_are_told_apart,
 );
@@ -116,6 +117,38 @@ fn a_fault_is_explained_and_what_has_changed_since_is_told(profile: &Profile, mo
     assert_eq!((e.group, e.attached, e.walk.steps().len()), (None, None, 1), "{e}");
     assert!(rig.vtd.explain_fault(&vtd::Fault { reason: Reason(0x22), ..*fault }).is_err());
     assert!(rig.vtd.explain(DeviceId::new(0, 0x42, 8, 2), None, Iova::at(AT), Attempt::Read).is_err());
+    drop((group, domain));
+    rig.end();
+}
+
+/// Records drop what of an address is above the unit's width: the sign of first-stage addresses comes back.
+fn an_address_that_lost_its_upper_bits_in_the_record(profile: &Profile, mode: Mode) {
+    let rig = Plan::new(profile, mode).up();
+    let (group, ear) = rig.claim(dev(3));
+    let mut spec = group.best_spec();
+    let scalable = agree(&rig, 0, dev(3), None, AT).walk.steps().first().map(|s| s.what) == Some(What::ScalableRoot);
+    let first = scalable && profile.fsts();
+    if first {
+        (spec.stage, spec.levels, spec.width) = (Stage::First, 4, 39);
+    }
+    let domain = rig.vtd.domain::<vtd::Strict>(&spec).expect("memory");
+    group.attach(Target::Domain(&domain)).expect("attached");
+    for at in [u64::MAX << 47 | AT, 1 << 60 | AT] {
+        rig.settle();
+        ear.heard();
+        agree(&rig, 0, dev(3), None, at);
+        assert!(rig.write(dev(3), at, 1).is_err());
+        rig.settle();
+        let heard = ear.heard();
+        let [fault, ..] = heard.as_slice() else { panic!("no fault at {at:#x}") };
+        let e = rig.vtd.explain_fault(fault).expect("an explanation");
+        if first && at >> 63 != 0 {
+            assert_eq!((fault.reason, e.walk.request.address), (Reason(0x71), at));
+        }
+        let same = matches!(e.walk.verdict, Verdict::Blocked { reason, .. } if reason == fault.reason);
+        let lost = matches!(fault.reason.0, 0x04 | 0x80 | 0x84) && e.to_string().contains("no room");
+        assert!(same != lost && !e.to_string().contains("have changed"), "{e}");
+    }
     drop((group, domain));
     rig.end();
 }

@@ -309,6 +309,10 @@ unsafe impl Platform for Host {
         Ok(())
     }
 
+    fn peek(&self, at: Hpa) -> Option<u64> {
+        self.machine().memory().read64(at.get())
+    }
+
     fn event(&self, unit: UnitId, e: Event) -> Result<Message, PlatformError> {
         if self.trouble().no_messages {
             return Err(PlatformError);

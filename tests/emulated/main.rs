@@ -12,6 +12,7 @@ mod rig;
 mod ats;
 mod attach;
 mod bring_up;
+mod dirty;
 mod errors;
 mod explain;
 mod faults;
@@ -23,6 +24,7 @@ mod power;
 mod queue;
 mod reset;
 mod several;
+mod shared;
 mod speed;
 mod split;
 mod take_over;
@@ -56,6 +58,7 @@ const ALL: &[&[Story]] = &[
     ats::STORIES,
     attach::STORIES,
     bring_up::STORIES,
+    dirty::STORIES,
     errors::STORIES,
     explain::STORIES,
     faults::STORIES,
@@ -66,6 +69,7 @@ const ALL: &[&[Story]] = &[
     queue::STORIES,
     reset::STORIES,
     several::STORIES,
+    shared::STORIES,
     speed::STORIES,
     split::STORIES,
     take_over::STORIES,

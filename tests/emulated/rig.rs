@@ -249,7 +249,8 @@ impl Plan {
             dmar = dmar.reserved(*first, *end, *device);
         }
         let width = self.profiles.iter().map(|p| p.width).min().unwrap_or(39);
-        let topology = Topology::from_table(&dmar.bytes(width)).expect("a table");
+        let table = dmar.bytes(width);
+        let topology = Topology::from_table(&table).expect("a table");
         assert_eq!(topology.defects(), 0);
         let vtd = Vtd::new(host.clone(), topology, self.config).expect("memory");
         host.handler(Some(vtd.clone()));
@@ -265,6 +266,8 @@ impl Plan {
             profiles: self.profiles.clone(),
             spurious: self.mode.spurious,
             stage: self.mode.stage,
+            table,
+            config: self.config,
             pages: Mutex::default(),
         }
     }
@@ -320,6 +323,8 @@ pub struct Rig {
     pub profiles: Vec<Profile>,
     spurious: u8,
     stage: Stage,
+    table: Vec<u8>,
+    config: Config,
     /// Memory for devices, by physical address.
     pages: Mutex<Vec<(u64, u8)>>,
 }
@@ -354,6 +359,14 @@ impl Rig {
             self.host.machine().unit_mut(n).unwrap().adversary().spurious = self.spurious;
         }
         Ok(report)
+    }
+
+    /// Another driver for the same machine, which has touched nothing yet. From now on interrupts are its.
+    pub fn successor(&self) -> Driver {
+        let topology = Topology::from_table(&self.table).expect("a table");
+        let vtd = Vtd::new(self.host.clone(), topology, self.config).expect("memory");
+        self.host.handler(Some(vtd.clone()));
+        vtd
     }
 
     /// Memory for devices: `2^order` pages.
@@ -455,9 +468,14 @@ impl Rig {
 
     /// Has the driver deliver all that it knows.
     pub fn settle(&self) {
+        self.settle_of(&self.vtd);
+    }
+
+    /// The same with another driver.
+    pub fn settle_of(&self, vtd: &Driver) {
         for _ in 0..1000 {
             self.host.interrupts();
-            if self.vtd.service(64) == Service::Idle {
+            if vtd.service(64) == Service::Idle {
                 return;
             }
         }

@@ -1,16 +1,19 @@
 //! Units that firmware or a predecessor left on.
 
-use vtd::{ErrorKind, LeftShield, Shielding, State, TakeOver};
+use vtd::{Adopted, ErrorKind, Flaw, LeftShield, Shielding, State, TakeOver};
 use vtd_emu::{Profile, Size};
 
 use crate::probes::Seen;
-use crate::rig::{AT, Ask, Mode, Plan, Rig, dev, map};
+use crate::rig::{AT, Ask, Mode, Plan, Rig, dev, map, unmap};
 
 crate::stories!(
     a_unit_found_on_is_refused_or_turned_off_first,
     protected_memory_is_turned_off,
     old_faults_do_not_silence_new_ones,
     units_block_everything_before_there_are_tables,
+    devices_go_on_while_a_successor_takes_over,
+    a_successor_that_finds_malformed_tables_says_so_and_blocks,
+    interrupt_remapping_goes_on_under_a_successor,
 );
 
 const GCMD: u32 = 0x18;
@@ -229,4 +232,135 @@ fn units_block_everything_before_there_are_tables(profile: &Profile, mode: Mode)
         drop((group, domain));
         rig.end();
     }
+}
+
+fn devices_go_on_while_a_successor_takes_over(profile: &Profile, mode: Mode) {
+    let rig = Plan::two(profile, profile, mode).up();
+    let (one, two) = (rig.page(), rig.page());
+    let mut held = Vec::new();
+    for d in [dev(1), dev(3), dev(5)] {
+        let (group, domain, _) = rig.attached(d);
+        map(&domain, AT, one, 0x1000);
+        map(&domain, 2 * AT, two, 0x1000);
+        rig.reaches(d, AT, one);
+        held.push((group, domain));
+    }
+    let used = rig.host.arena().used();
+    // The first is forgotten, and nobody tells the devices.
+    let next = rig.successor();
+    for (unit, d) in [(0, dev(1)), (1, dev(3)), (1, dev(5))] {
+        rig.probes.add(unit, d, AT + 8);
+        rig.probes.add(unit, d, 2 * AT);
+    }
+    let report = rig.probes.looking(|| next.bring_up(TakeOver::Adopt)).unwrap();
+    for (unit, entries) in report.units.iter().zip([1, 2]) {
+        assert_eq!(unit.fell_back, None);
+        assert_eq!(unit.adopted.map(|a| (a.entries, a.domains)), Some((entries, entries)));
+    }
+    for (at, seen) in rig.probes.take() {
+        let to = if at == 2 * AT { two } else { one + 8 };
+        assert!(seen.iter().all(|s| *s == Seen::Memory(to)), "{at:#x}: {seen:x?}");
+    }
+    [dev(1), dev(3), dev(5)].into_iter().for_each(|d| rig.reaches(d, 2 * AT, two));
+    assert_eq!(rig.read(dev(2), AT).map_err(drop), Err(()), "nobody gave it anything");
+    // One after the other is claimed, and no other feels it.
+    let mut mine = Vec::new();
+    for d in [dev(3), dev(1)] {
+        rig.probes.add(1, dev(5), AT + 8);
+        let group = next.claim(next.group_of(d).unwrap(), vtd::Owner::HOST).unwrap();
+        assert!(rig.read(d, AT).is_err() && rig.read(d, 2 * AT).is_err());
+        let domain = next.domain(&group.best_spec()).unwrap();
+        map(&domain, AT, two, 0x1000);
+        group.attach(vtd::Target::Domain(&domain)).unwrap();
+        rig.reaches(d, AT, two);
+        assert!(rig.read(d, 2 * AT).is_err());
+        rig.reaches(dev(5), AT, one);
+        unmap(&domain, AT, AT + 0xfff);
+        assert!(rig.read(d, AT).is_err());
+        mine.push((group, domain));
+    }
+    drop(mine);
+    rig.settle_of(&next);
+    rig.sound();
+    rig.host.handler(None);
+    next.hand_back().map_err(|(_, e)| e).unwrap();
+    assert_eq!(rig.host.arena().used(), used);
+    // What is off may be taken by whoever refuses what is on.
+    let last = rig.successor();
+    last.bring_up(TakeOver::Refuse).unwrap();
+    assert!(rig.read(dev(5), AT).is_err());
+    rig.host.handler(None);
+    last.hand_back().map_err(|(_, e)| e).unwrap();
+    rig.sound();
+}
+
+/// The table of a context entry's requester in the predecessor's memory: where its first word stands.
+fn context_entry(rig: &Rig, source: u16, scalable: bool) -> u64 {
+    let root = rig.host.machine().unit(0).unwrap().state().root;
+    let (bus, function) = (u64::from(source >> 8), u64::from(source & 0xff));
+    let half = if scalable { 8 * (function >> 7) } else { 0 };
+    let table = rig.look(root + 16 * bus + half) & !0xfff;
+    if scalable { table + 32 * (function & 0x7f) } else { table + 16 * function }
+}
+
+fn a_successor_that_finds_malformed_tables_says_so_and_blocks(profile: &Profile, mode: Mode) {
+    let rig = Plan::new(profile, mode).up();
+    let page = rig.page();
+    let held = [dev(1), dev(3)].map(|d| rig.attached(d));
+    for (d, (_, domain, _)) in [dev(1), dev(3)].into_iter().zip(&held) {
+        map(domain, AT, page, 0x1000);
+        rig.reaches(d, AT, page);
+    }
+    rig.settle();
+    rig.sound();
+    let scalable = rig.host.machine().unit(0).unwrap().state().mode == vtd_emu::Mode::Scalable;
+    let at = context_entry(&rig, dev(3).source.0, scalable);
+    // A bit that is always reserved; the caches of the unit do not know.
+    rig.put(at, rig.look(at) | if scalable { 1 << 7 } else { 1 << 11 });
+    let next = rig.successor();
+    let report = next.bring_up(TakeOver::Adopt).unwrap();
+    let why = report.units[0].fell_back.unwrap();
+    assert_eq!((why.flaw, why.source, why.at), (Flaw::Reserved, Some(dev(3).source), at));
+    assert_eq!(report.units[0].adopted, None);
+    assert!(rig.read(dev(1), AT).is_err() && rig.read(dev(3), AT).is_err());
+    let group = next.claim(next.group_of(dev(3)).unwrap(), vtd::Owner::HOST).unwrap();
+    let domain = next.domain(&group.best_spec()).unwrap();
+    map(&domain, AT, page, 0x1000);
+    group.attach(vtd::Target::Domain(&domain)).unwrap();
+    rig.reaches(dev(3), AT, page);
+    drop((group, domain));
+    rig.host.handler(None);
+    next.hand_back().map_err(|(_, e)| e).unwrap();
+}
+
+fn interrupt_remapping_goes_on_under_a_successor(profile: &Profile, mode: Mode) {
+    let rig = Plan::new(profile, mode).build();
+    let page = rig.page();
+    predecessor(&rig).take(profile);
+    let state = |rig: &Rig| *rig.host.machine().unit(0).unwrap().state();
+    let before = state(&rig);
+    let report = rig.vtd.bring_up(TakeOver::Adopt).unwrap();
+    let none = Adopted { entries: 0, domains: 0 };
+    assert_eq!((report.units[0].adopted, report.units[0].fell_back), (Some(none), None));
+    assert_eq!(report.units[0].tables, Some(vtd::hw::registers::TableMode::Legacy), "as it was found");
+    let now = state(&rig);
+    assert_eq!((now.translation, now.remapping, now.interrupts), (true, profile.ir(), before.interrupts));
+    let (group, ear) = rig.claim(dev(3));
+    // Legacy mode has second-stage tables, whatever the story asks for.
+    let domain = rig.vtd.domain(&group.best_spec()).unwrap();
+    group.attach(vtd::Target::Domain(&domain)).unwrap();
+    map(&domain, AT, page, 0x1000);
+    rig.reaches(dev(3), AT, page);
+    rig.blocked(dev(3), 2 * AT, Ask::Read, 0x06, &ear);
+    // A night's sleep: the table is where it was, and no cache holds what was of it.
+    rig.vtd.suspend().unwrap();
+    assert_eq!(state(&rig).remapping, profile.ir());
+    rig.host.machine().with_unit(0, |unit, bus| unit.reset(bus)).unwrap();
+    rig.vtd.resume().unwrap();
+    assert_eq!((state(&rig).remapping, state(&rig).interrupts), (profile.ir(), before.interrupts));
+    rig.reaches(dev(3), AT, page);
+    drop((group, domain));
+    let host = rig.host.clone();
+    rig.end();
+    assert!(!host.machine().unit(0).unwrap().state().remapping);
 }

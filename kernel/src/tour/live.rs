@@ -172,7 +172,7 @@ fn unmapped(report: &mut Report, session: &Session, it: &Station) -> Result<(), 
     }
     engine.read(UNMAPPED)?;
     report.ok(format_args!("{engine} reads {UNMAPPED:#x}, where nothing is mapped, and gets a fault"));
-    Wanted::read(engine.id(), UNMAPPED).come(report, session, &it.events)
+    Wanted::read(engine.id(), UNMAPPED).explained(report, session, &it.events)
 }
 
 /// The very transfer that arrived before.

@@ -6,10 +6,12 @@ use crate::iommu::{Recorder, Session};
 use crate::memory::buffer::Buffer;
 use crate::platform::KernelPlatform;
 use alloc::format;
+use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use vtd::explain::Verdict;
 use vtd::hw::faults::Access as Attempt;
-use vtd::{Access, DeviceId, Domain, Group, Iova, Nanos, PAGE, Range, Strict, Target};
+use vtd::{Access, DeviceId, Domain, Fault, Group, Iova, Nanos, PAGE, Range, Strict, Target};
 
 /// How long a fault's interrupt may take.
 const SOON: Nanos = Nanos::millis(1000);
@@ -112,6 +114,20 @@ impl Wanted {
 
     /// Awaits the fault and prints it; an error unless exactly this one came.
     pub fn come(&self, report: &mut Report, session: &Session, events: &Recorder) -> Result<(), Stop> {
+        self.fault(report, session, events).map(drop)
+    }
+
+    /// The same, and why the tables are against it, an entry a line.
+    pub fn explained(&self, report: &mut Report, session: &Session, events: &Recorder) -> Result<(), Stop> {
+        let fault = self.fault(report, session, events)?;
+        let why = session.vtd().explain_fault(&fault)?;
+        why.to_string().lines().for_each(|line| detail(format_args!("{line}")));
+        let same = matches!(why.walk.verdict, Verdict::Blocked { reason, .. } if reason == fault.reason);
+        report.check(same, format_args!("the driver, asked why, walks its tables and comes to the same reason"));
+        Ok(())
+    }
+
+    fn fault(&self, report: &mut Report, session: &Session, events: &Recorder) -> Result<Fault, Stop> {
         let vtd = session.vtd();
         let faults = events.await_faults(vtd, SOON);
         let [fault] = faults.as_slice() else {
@@ -136,6 +152,6 @@ impl Wanted {
             let Wanted { device, at, attempt, .. } = self;
             return Err(Stop::Wrong(format!("that was to be a {attempt:?} of {device} at {at:#x}{hint}")));
         }
-        Ok(())
+        Ok(*fault)
     }
 }

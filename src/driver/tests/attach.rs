@@ -241,23 +241,23 @@ fn regions_that_overlap_are_mapped_once_and_stay_while_one_needs_them(ecap: u64)
     attach(0).unwrap();
     assert_eq!(mapped(), 1 + 2 + 3 + 4);
     attach(1).unwrap();
-    assert_eq!(mapped(), (1..=7).sum());
+    assert_eq!(mapped(), (1..=7).sum::<u64>());
     attach(2).unwrap();
-    assert_eq!(mapped(), (0..=8).sum());
+    assert_eq!(mapped(), (0..=8).sum::<u64>());
     for n in 1..=3u16 {
         assert_eq!(m.units[0].access(n << 3, 0x7a00_3010), Some(0x7a00_3010));
     }
     block(2);
-    assert_eq!(mapped(), (1..=7).sum(), "the others need theirs still");
+    assert_eq!(mapped(), (1..=7).sum::<u64>(), "the others need theirs still");
     block(0);
-    assert_eq!(mapped(), (3..=7).sum());
+    assert_eq!(mapped(), (3..=7).sum::<u64>());
     block(1);
     assert_eq!(mapped(), 0);
     // Something else stands in the last piece: nothing stays of those before it.
     map(&d, 0x7a00_8000, 0x5000, 0x1000);
     attach(1).unwrap();
     assert_eq!(attach(2).unwrap_err().kind, ErrorKind::Invalid(Field::ReservedRegion));
-    assert_eq!(mapped(), (3..=8).sum());
+    assert_eq!(mapped(), (3..=8).sum::<u64>());
     drop((groups, d));
     m.end();
 }

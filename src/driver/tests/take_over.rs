@@ -8,8 +8,8 @@ use crate::hw::pasid_tables::{Allowed, DirectoryEntry, FirstStage, PasidEntry, S
 use crate::hw::registers::{TableMode, at};
 use crate::hw::tables::{ContextEntry, RootEntry, Translation};
 use crate::unit::standin::{
-    CAP, CAP_CM, CAP_ESRTPS, ECAP, ECAP_ADMS, ECAP_PT, ECAP_QI, ECAP_SM, ECAP_SMTS, IRE, QIE, SIRTP, Standin, TE,
-    in_both_modes,
+    CAP, CAP_CM, CAP_ESRTPS, CAP_RWBF, ECAP, ECAP_ADMS, ECAP_PT, ECAP_QI, ECAP_SM, ECAP_SMTS, IRE, QIE, SIRTP, SRTP,
+    Standin, TE, WBF, in_both_modes,
 };
 use crate::{
     Adopted, Config, Domain, ErrorKind, Flaw, Group, LeftShield, Owner, SourceId, State, Tables, TakeOver, Target,
@@ -238,6 +238,17 @@ fn tables_made_by_hand_are_adopted() {
         none.put(ROOT, 2, 0xffff_ffff_ffff_fffe);
         assert_eq!(none.adopted(), Ok(Adopted { entries: 0, domains: 0 }));
     }
+}
+
+#[test]
+fn copied_tables_have_left_the_write_buffer_when_the_unit_takes_them() {
+    let hand = Hand::new(CAP | CAP_RWBF, ECAP);
+    let standin = hand.standin.clone();
+    hand.adopted().unwrap();
+    let commands: Vec<u32> =
+        standin.take().0.iter().filter(|(at, _)| *at == at::GCMD).map(|(_, v)| *v as u32 & (WBF | SRTP)).collect();
+    let first = commands.iter().copied().find(|c| *c != 0);
+    assert_eq!(first, Some(WBF), "{commands:x?}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod changes;
 mod dirty;
+mod way;
 
 use super::engine::{Limits, Paging, Stale};
 use super::first::FirstStage;

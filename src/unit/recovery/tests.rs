@@ -184,7 +184,9 @@ fn who_does_not_answer_is_named_and_everyone_elses_go_on(ecap: u64) {
                     s.dead.extend(dead);
                 }
                 story.time_outs_come();
-                all.iter().for_each(|parts| drop(story.submit(parts)));
+                for parts in all {
+                    story.submit(parts);
+                }
                 story.end_of_all(dead);
                 assert_eq!(story.suspects(), dead.iter().copied().collect(), "ahead {ahead}, dead {dead:?}");
                 let h = &story.b.h;
@@ -284,6 +286,27 @@ fn what_was_sent_before_a_time_out_and_times_out_later_condemns_nobody(ecap: u64
     assert_eq!(story.suspects(), BTreeSet::new());
     story.open.remove(0);
     story.end_of_all(&[2]);
+    story.end();
+}
+
+fn the_rest_is_done_when_a_device_is_reported(ecap: u64) {
+    let mut story = Story::new(ecap);
+    {
+        let mut s = story.b.standin.state();
+        s.names = true;
+        s.dead.insert(1);
+    }
+    story.time_outs_come();
+    story.submit(&[Alone, Ask(1), Alone]);
+    story.end_of_all(&[1]);
+    // Waits that are not fenced complete the newest first.
+    story.b.standin.state().late = true;
+    let standin = story.b.standin.clone();
+    story.b.h.platform.on_relax(move || standin.complete_newest());
+    for _ in 0..3 {
+        story.submit(&[Alone, Ask(1), Alone, Ask(2)]);
+    }
+    story.end_of_all(&[1]);
     story.end();
 }
 
@@ -498,6 +521,7 @@ crate::unit::standin::in_both_modes! {
     who_does_not_answer_is_named_and_everyone_elses_go_on
     any_submissions_with_any_dead_devices_get_their_own_outcomes
     what_was_sent_before_a_time_out_and_times_out_later_condemns_nobody
+    the_rest_is_done_when_a_device_is_reported
     a_submission_that_fills_the_ring_is_cut_where_there_is_room
     a_unit_that_times_out_for_ever_gives_every_waiter_an_error
     a_late_answer_completes_what_was_given_up

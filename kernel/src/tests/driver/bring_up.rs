@@ -9,7 +9,7 @@ use vtd::hw::registers::{Fsts, Gsts, RootPointer, TableMode, at};
 use vtd::{Config, Platform, Registers, Tables, TakeOver, UnitId};
 
 /// The unit's registers, beside the driver.
-fn registers(s: &Session) -> Result<vtd::Mmio, vtd::Error> {
+pub(super) fn registers(s: &Session) -> Result<vtd::Mmio, vtd::Error> {
     let base = s.vtd().register_base(UnitId(0))?;
     KernelPlatform.registers(base, 4096).map_err(|_| vtd::ErrorKind::Unknown.into())
 }

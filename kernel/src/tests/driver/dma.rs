@@ -179,7 +179,7 @@ test! {
         check_eq!(faults[0].reason.0, read_only_reason(a.domain.spec()));
         if first_stage(a.domain.spec()) {
             let refused = a.domain.map(wo, page.hpa(), PAGE, Access::WRITE).map_err(|e| e.why);
-            check_eq!(refused, Err(vtd::MapWhy::Rights), "the first stage cannot keep a reader away");
+            check_eq!(refused, Err(vtd::MapWhy::Access), "the first stage cannot keep a reader away");
             a.release()?;
             s.end()?;
             return Ok(());

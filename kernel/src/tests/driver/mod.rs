@@ -7,6 +7,9 @@ mod groups;
 mod invalidation;
 mod mapping;
 mod parallel;
+mod pending;
+mod power;
+mod stages;
 mod virtio;
 
 use crate::boot::cmdline;

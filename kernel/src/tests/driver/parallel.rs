@@ -2,13 +2,13 @@
 
 use super::{attached, session, testdev};
 use crate::cpu::smp;
-use crate::devices::testdev::Verdict;
+use crate::devices::testdev::{TestDevice, Verdict};
 use crate::memory::buffer::Buffer;
 use crate::platform::KernelPlatform;
 use crate::testing::scaled;
-use crate::{check_eq, skip, test};
+use crate::{check, check_eq, skip, test};
 use core::sync::atomic::{AtomicU64, Ordering};
-use vtd::{Access, Domain, Iova, Nanos, PAGE, Range, Strict};
+use vtd::{Access, Domain, Iova, Nanos, PAGE, Range, Strict, UnitId};
 
 const RW: Access = Access::READ.union(Access::WRITE);
 
@@ -69,6 +69,35 @@ test! {
             check_eq!(dev.write(at, page.hpa().get(), 8), Verdict::Stopped, "{at:#x} is still reached");
         }
         a.release()?;
+        s.end()?;
+    }
+
+    fn two_cpus_submit_for_domains_of_their_own() {
+        let s = session()?;
+        if smp::count() < 2 {
+            skip!("one CPU only");
+        }
+        let mut devices = TestDevice::all().filter(|d| d.id().source.bus() == 0);
+        let (Some(one), Some(two)) = (devices.next(), devices.next()) else { skip!("fewer than two test devices") };
+        let (a, b) = (attached(&s, one.id())?, attached(&s, two.id())?);
+        let page = Buffer::new(0).ok_or("no memory")?;
+        let rounds = scaled(2_000);
+        let (done, errors) = (AtomicU64::new(0), AtomicU64::new(0));
+        let work = Work { domain: &raw const b.domain, page: page.hpa(), rounds, done, errors };
+        let before = s.vtd().invalidation_stats(UnitId(0))?.submissions;
+        smp::run_on(1, other_cpu, &raw const work as usize).map_err(|_| "the other CPU takes no work")?;
+        let mine = churn(&a.domain, page.hpa(), 0x10_1000, rounds);
+        smp::wait(1, Nanos::millis(60_000)).map_err(|_| "the other CPU does not finish")?;
+        mine?;
+        check_eq!(work.errors.load(Ordering::Acquire), 0, "on the other CPU");
+        let after = s.vtd().invalidation_stats(UnitId(0))?;
+        check!(after.submissions >= before + 2 * rounds, "{after:?} for {rounds} flushes of each CPU");
+        check_eq!((after.timeouts, after.queue_errors), (0, 0));
+        for dev in [one, two] {
+            check_eq!(dev.write(0x10_1000, page.hpa().get(), 8), Verdict::Stopped, "{} still gets through", dev.id());
+        }
+        a.release()?;
+        b.release()?;
         s.end()?;
     }
 }
