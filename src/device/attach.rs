@@ -135,6 +135,10 @@ impl<P: Platform> Group<P> {
             }
         }
         group.attach(Target::Blocked)?;
+        // Who was blocked apart while nobody owned the group has no entry, as all of them.
+        for m in group.members() {
+            m.standing.clear(Matter::HELD | Matter::QUARANTINED | Matter::SUSPECT);
+        }
         group.find_off()?;
         group.listen_from_now()?;
         group.set_pasids(true)?;
