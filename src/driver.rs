@@ -8,7 +8,7 @@ use crate::device::scan;
 use crate::device::{GroupId, Tree, Why};
 use crate::dmar::Topology;
 use crate::host::address::{DeviceId, Hpa, Nanos, Range, SourceId, UnitId};
-use crate::host::error::{Error, ErrorKind, Need, State};
+use crate::host::error::{Error, ErrorKind, Field, Need, State};
 use crate::host::grow;
 use crate::host::mem::Shared;
 use crate::host::platform::{Event, Platform};
@@ -16,7 +16,9 @@ use crate::host::sync::{Lock, Once, Rank};
 use crate::hw::capabilities::Capabilities;
 use crate::hw::faults::FaultRecord;
 use crate::hw::registers::{Gsts, TableMode};
+use crate::space::address_space::AddressSpace;
 use crate::space::domain::{Domain, FlushMode, Strict};
+use crate::space::foreign::CheckedTables;
 use crate::space::spec::DomainSpec;
 use crate::unit::bring_up::{Place, Skipped, TakeOver};
 use crate::unit::config::Config;
@@ -52,7 +54,7 @@ impl<P: Platform> Clone for Vtd<P> {
 /// What `bring_up` found and did.
 #[derive(Debug)]
 pub struct BringUp {
-    /// Every unit of the table, in its order.
+    /// Every unit of the table, in its order; of [`Vtd::add_unit`], the one that was added.
     pub units: Vec<UnitReport>,
     /// Devices that firmware reserved memory for, which go on reaching it (and nothing else) until they are claimed.
     pub firmware: Vec<FirmwareReport>,
@@ -83,6 +85,24 @@ pub struct UnitReport {
     pub adopted: Option<Adopted>,
     /// Why these were not adopted, and the unit was turned off first.
     pub fell_back: Option<Malformed>,
+}
+
+impl UnitReport {
+    /// Of a unit that was looked at and not touched yet.
+    fn new<P: Platform>(unit: UnitId, probed: Result<&Unit<P>, Skipped>) -> Self {
+        UnitReport {
+            unit,
+            skipped: probed.err(),
+            found: Gsts::empty(),
+            tables: probed.ok().map(|u| u.mode),
+            queue: false,
+            fault_interrupt: false,
+            protected_memory: false,
+            left_shield: None,
+            adopted: probed.ok().and_then(|u| u.adopted),
+            fell_back: probed.ok().and_then(|u| u.fell_back),
+        }
+    }
 }
 
 /// One region in [`BringUp`].
@@ -144,6 +164,27 @@ impl<P: Platform> Vtd<P> {
     ///
     /// Once only. After an error the units are off again as far as they answer, and the handle is good for `hand_back`.
     /// Waits, with deadlines.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn core::error::Error>> {
+    /// # use vtd::{Access, Config, Iova, Owner, PAGE, Strict, TakeOver, Target};
+    /// # use emulated::CARD;
+    /// # let (host, vtd, group) = emulated::ready();
+    /// # let domain = vtd.domain::<Strict>(&group.best_spec())?;
+    /// # group.attach(Target::Domain(&domain))?;
+    /// # domain.map(Iova::at(0x4000_0000), host.memory(1), PAGE, Access::READ | Access::WRITE)?;
+    /// // Whoever had the machine is gone, and has left its unit translating; its memory is as it was.
+    /// core::mem::forget((vtd, group, domain));
+    /// let vtd = host.driver(Config::default())?;
+    /// let report = vtd.bring_up(TakeOver::Adopt)?;
+    /// assert_eq!(report.units[0].adopted.map(|a| a.entries), Some(1));
+    /// // The device goes on, until its group is claimed.
+    /// host.write(None, 0x4000_0000, 1)?;
+    /// let group = vtd.claim(vtd.group_of(CARD)?, Owner::HOST)?;
+    /// assert!(host.write(None, 0x4000_0000, 2).is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn bring_up(&self, found: TakeOver) -> Result<BringUp, Error> {
         let core = &*self.0;
         {
@@ -162,10 +203,13 @@ impl<P: Platform> Vtd<P> {
         if units.is_empty() {
             return Err(ErrorKind::Unsupported(Need::AnyUnit).into());
         }
-        core.machine.adopt(units);
+        if let Err(e) = core.machine.adopt(&mut units, usize::from(core.host().config.spare_units)) {
+            self.give_up(units);
+            return Err(e.into());
+        }
         let done = self.start(found, &mut report);
         if done.is_err() {
-            for unit in core.units() {
+            for unit in core.units().iter() {
                 let _ = unit.stop(core.host());
             }
         }
@@ -189,26 +233,10 @@ impl<P: Platform> Vtd<P> {
                 Some(unit) => Ok(unit),
                 None => Unit::probe(core.host(), place, errata)?,
             };
-            let (tables, skipped, adopted, fell_back) = match probed {
-                Ok(unit) => {
-                    let line = (Some(unit.mode), None, unit.adopted, unit.fell_back);
-                    grow::push(units, unit)?;
-                    line
-                }
-                Err(why) => (None, Some(why), None, None),
-            };
-            let line = UnitReport {
-                unit: u.id,
-                skipped,
-                found: Gsts::empty(),
-                tables,
-                queue: false,
-                fault_interrupt: false,
-                protected_memory: false,
-                left_shield: None,
-                adopted,
-                fell_back,
-            };
+            let line = UnitReport::new(u.id, probed.as_ref().map_err(|why| *why));
+            if let Ok(unit) = probed {
+                grow::push(units, unit)?;
+            }
             grow::push(&mut report.units, line)?;
         }
         Ok(())
@@ -220,26 +248,27 @@ impl<P: Platform> Vtd<P> {
         let mut line = |id: UnitId, set: &dyn Fn(&mut UnitReport)| {
             report.units.iter_mut().filter(|l| l.unit == id).for_each(set);
         };
-        for unit in core.units() {
+        for unit in core.units().iter() {
             let on = unit.quiet(host, found)?;
             line(unit.id, &|l| l.found = on);
         }
-        for unit in core.units() {
+        for unit in core.units().iter() {
             unit.start_queue(host)?;
             line(unit.id, &|l| l.queue = unit.has_queue());
         }
-        let registry = scan::registry(core.platform(), &core.topology, core.units())?;
-        for unit in core.units() {
+        let found = scan::machine(core.platform(), &core.topology, core.units())?;
+        let registry = Registry::new(found, usize::from(core.host().config.spare_units))?;
+        for unit in core.units().iter() {
             unit.start_root(host)?;
         }
-        for unit in core.units() {
+        for unit in core.units().iter() {
             let interrupt = unit.start_events(host);
             line(unit.id, &|l| l.fault_interrupt = interrupt);
         }
         registry.adopt(core.platform(), core.units());
         core.up.call_once(|| registry);
-        self.keep_firmware(&mut report.firmware)?;
-        for unit in core.units() {
+        self.keep_firmware(0..core.registry()?.len(), &mut report.firmware)?;
+        for unit in core.units().iter() {
             let (left, before) = unit.leave_shield(host)?;
             let was = unit.start_translation(host)?;
             let was = before.unwrap_or(was);
@@ -250,9 +279,9 @@ impl<P: Platform> Vtd<P> {
     }
 
     /// Attaches every group with regions reserved by firmware to a domain of those regions.
-    fn keep_firmware(&self, report: &mut Vec<FirmwareReport>) -> Result<(), Error> {
+    fn keep_firmware(&self, places: core::ops::Range<usize>, report: &mut Vec<FirmwareReport>) -> Result<(), Error> {
         let registry = self.0.registry()?;
-        for g in 0..registry.len() {
+        for g in places {
             let members = registry.members(g);
             let regions = || members.iter().flat_map(|m| m.reserved.iter().map(|(r, _)| (m.device, *r)));
             // What was adopted reaches its regions by the tables that it has.
@@ -290,7 +319,7 @@ impl<P: Platform> Vtd<P> {
         match machine.take() {
             Ok((machine, _)) => {
                 let (host, units) = machine.into_parts();
-                for unit in units.into_iter().flatten().chain(shielded.into_inner()) {
+                for unit in units.chain(shielded.into_inner()) {
                     unit.release(&host.platform);
                 }
                 Ok(host.platform)
@@ -322,7 +351,7 @@ impl<P: Platform> Vtd<P> {
         let stand_in = core.one_to_one.lock(core.platform()).take();
         drop(stand_in);
         self.drop_shield()?;
-        for unit in core.units() {
+        for unit in core.units().iter() {
             unit.stop(core.host())?;
         }
         Ok(())
@@ -379,7 +408,7 @@ impl<P: Platform> Vtd<P> {
         };
         let (mut left, mut pending) = (budget, false);
         let units = core.units();
-        for unit in units {
+        for unit in units.iter().filter(|u| !u.removed()) {
             // An error of the queue belongs to whoever waits; here it is only kept from blocking fault interrupts.
             let _ = unit.tend_queue(core.host());
         }
@@ -387,7 +416,7 @@ impl<P: Platform> Vtd<P> {
         for i in 0..units.len() {
             // Each call begins with another unit: one whose faults use up every budget does not silence the others.
             let turn = (round % units.len() as u64) as usize;
-            let Some(unit) = units.get((turn + i) % units.len()) else { break };
+            let Some(unit) = units.get((turn + i) % units.len()).filter(|u| !u.removed()) else { continue };
             unit.faults().collect(core.host(), unit);
             pending |= unit.faults().pending(unit);
             // Those that no owner hears have a share as a device has: a storm of them leaves budget for everyone else.
@@ -509,7 +538,7 @@ impl<P: Platform> Vtd<P> {
 
     /// All groups.
     pub fn groups(&self) -> Result<impl Iterator<Item = GroupId> + '_, Error> {
-        Ok(self.0.registry()?.groups.iter())
+        Ok(self.0.registry()?.groups())
     }
 
     /// The devices of a group.
@@ -520,12 +549,12 @@ impl<P: Platform> Vtd<P> {
 
     /// Why two devices are in one group, link by link; `None` where they are not.
     pub fn why_together(&self, a: DeviceId, b: DeviceId) -> Result<Option<Why<'_>>, Error> {
-        Ok(self.0.registry()?.groups.why(a, b))
+        Ok(self.0.registry()?.why(a, b))
     }
 
-    /// The PCI functions and ACPI devices of the machine as `bring_up` found them.
+    /// The PCI functions and ACPI devices of the machine as `bring_up` found them; not those that came with a unit later.
     pub fn devices(&self) -> Result<&Tree, Error> {
-        Ok(&self.0.registry()?.tree)
+        self.0.registry()?.tree().ok_or(ErrorKind::State(State::NotUp).into())
     }
 
     /// Claims a group for one owner, and blocks it until it is attached. What cannot be told apart is claimed together.
@@ -545,8 +574,20 @@ impl<P: Platform> Vtd<P> {
         }
         Ok(domain)
     }
+
+    /// A CPU's tables, checked for what the units of its devices offer (`Group::table_offers`), for groups to be attached to. They
+    /// are the owner's: they must stay, and keep to their form, until no group is attached to them.
+    ///
+    /// Errors: `Invalid(Address)` where they were checked for more address bits than this machine has; `OutOfMemory`.
+    pub fn address_space(&self, tables: CheckedTables) -> Result<AddressSpace<P>, Error> {
+        if tables.output() > self.0.hpa_width() {
+            return Err(ErrorKind::Invalid(Field::Address).into());
+        }
+        Ok(AddressSpace::new(&self.0.machine, tables)?)
+    }
 }
 
+mod hot_plug;
 mod isolate;
 mod power;
 pub(crate) mod shield;

@@ -12,14 +12,14 @@ use super::group::GroupId;
 use super::registry::{Attached, Member, Owner};
 use super::standing::Matter;
 use crate::dmar::IntegratedFlags;
-use crate::host::address::{DeviceId, Hpa, INTERRUPT_RANGE, Pasid, Range, SourceId};
+use crate::host::address::{DeviceId, INTERRUPT_RANGE, Pasid, Range, SourceId};
 use crate::host::error::{Error, ErrorKind, Field, Need, State};
 use crate::host::grow;
 use crate::host::mem::Shared;
 use crate::host::platform::Platform;
+use crate::space::address_space::AddressSpace;
 use crate::space::domain::{Deferred, Domain, Strict};
-use crate::space::foreign::{ForeignTables, TableForm};
-use crate::space::shared::{AddressSpace, NotShared};
+use crate::space::foreign::{Offers, Refused, TableForm};
 use crate::space::spec::DomainSpec;
 use crate::space::state::User;
 use crate::unit::Unit;
@@ -41,7 +41,7 @@ pub enum Target<'a, P: Platform> {
     Domain(&'a Domain<P, Strict>),
     /// A domain that flushes at `sync`.
     Deferred(&'a Domain<P, Deferred>),
-    /// A CPU's own page tables. Refused for devices with regions reserved by firmware, which nobody can map there.
+    /// A CPU's own tables.
     Shared(&'a AddressSpace<P>),
 }
 
@@ -103,17 +103,20 @@ impl<P: Platform> Group<P> {
         let registry = core.registry()?;
         let place = registry.place(id)?;
         // Also after a `bring_up` or `hand_back` that failed half-way: where translation is off nothing can be promised.
-        if let Some(unit) = core.units().iter().find(|u| !u.translates()) {
+        if let Some(unit) = core.units().iter().find(|u| !u.translates() && !u.removed()) {
             return Err(ErrorKind::State(unit.idle()).into());
         }
         for m in registry.members(place) {
             let Some(unit) = m.unit().and_then(|i| core.units().get(i)) else {
                 return Err(ErrorKind::Unsupported(Need::Unit).of(m.device));
             };
+            if unit.removed() {
+                return Err(ErrorKind::UnitGone.on(unit.id).of(m.device));
+            }
             if unit.stopped() {
                 return Err(ErrorKind::State(unit.idle()).on(unit.id).of(m.device));
             }
-            if m.standing.is(Matter::GONE) && !m.is_back(core.platform(), &registry.tree) {
+            if m.standing.is(Matter::GONE) && !m.is_back(core.platform()) {
                 return Err(ErrorKind::State(State::Removed).of(m.device));
             }
             if owner != Owner::HOST && m.reserved.iter().any(|(_, relaxable)| !relaxable) {
@@ -243,17 +246,16 @@ impl<P: Platform> Group<P> {
         spec
     }
 
-    /// An address space for devices of this group on a CPU's own page tables, of `levels` 4 or 5 with the top one at `root`: checked
-    /// for the units of the group, and refused with the reason where these could not walk them. Reads all of the tables.
-    pub fn share_tables(
-        &self,
-        form: TableForm,
-        root: Hpa,
-        levels: u8,
-        tables: &dyn ForeignTables,
-    ) -> Result<AddressSpace<P>, NotShared> {
-        let units = self.members().iter().filter_map(|m| self.core.units().get(m.unit()?));
-        AddressSpace::new(self.core.machine(), units, (form, root, levels), tables, self.core.hpa_width())
+    /// What all units of the group offer to tables of a CPU, for [`CheckedTables::check`](crate::CheckedTables::check).
+    pub fn table_offers(&self, form: TableForm) -> Result<Offers, Refused> {
+        let units = self.core.units();
+        let members = self.members().iter().filter_map(|m| units.get(m.unit()?));
+        let mut all = None;
+        for unit in members {
+            let offers = Offers::of(unit, form, self.core.hpa_width())?;
+            all = Some(all.map_or(offers, |others| offers.and(others).unwrap_or(offers)));
+        }
+        all.ok_or(Refused::Stage(form))
     }
 
     /// Whose entries a change is about: each requester id with the unit that serves it.
@@ -289,6 +291,30 @@ impl<P: Platform> Group<P> {
     /// the group can only be blocked.
     ///
     /// Waits for invalidations, with a deadline. Not for interrupt context.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn core::error::Error>> {
+    /// # use vtd::{Access, Change, Iova, PAGE, Strict, Target};
+    /// # let (host, vtd, group) = emulated::ready();
+    /// let (one, two) = (vtd.domain::<Strict>(&group.best_spec())?, vtd.domain::<Strict>(&group.best_spec())?);
+    /// let (at, first, second) = (Iova::at(0x4000_0000), host.memory(1), host.memory(1));
+    /// one.map(at, first, PAGE, Access::READ | Access::WRITE)?;
+    /// two.map(at, second, PAGE, Access::READ | Access::WRITE)?;
+    ///
+    /// group.attach(Target::Domain(&one))?;
+    /// host.write(None, 0x4000_0000, 1)?;
+    /// // Second-stage tables take each other's place: every request meets the one or the other.
+    /// assert_eq!(group.attach(Target::Domain(&two))?, Change::Seamless);
+    /// host.write(None, 0x4000_0000, 2)?;
+    /// assert_eq!((host.word(first.get()), host.word(second.get())), (Some(1), Some(2)));
+    ///
+    /// group.attach(Target::Identity)?;
+    /// host.write(None, first.get() + 8, 3)?;
+    /// group.attach(Target::Blocked)?;
+    /// assert!(host.write(None, first.get() + 8, 4).is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn attach(&self, to: Target<'_, P>) -> Result<Change, Error> {
         self.change_to(Scope::Plain, to)
     }
@@ -302,6 +328,34 @@ impl<P: Platform> Group<P> {
     /// wider than both take; those of `attach`.
     ///
     /// Waits for invalidations, with a deadline. Not for interrupt context.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn core::error::Error>> {
+    /// # use vtd::{Access, Iova, PAGE, Pasid, Stage, Strict, Target};
+    /// # use emulated::CARD;
+    /// # let (host, vtd, group) = emulated::ready();
+    /// let mut spec = group.best_spec();
+    /// let plain = vtd.domain::<Strict>(&spec)?;
+    /// (spec.stage, spec.levels, spec.width) = (Stage::First, 4, 47);
+    /// let process = vtd.domain::<Strict>(&spec)?;
+    /// let (at, first, second) = (Iova::at(0x4000_0000), host.memory(1), host.memory(1));
+    /// plain.map(at, first, PAGE, Access::READ | Access::WRITE)?;
+    /// process.map(at, second, PAGE, Access::READ | Access::WRITE)?;
+    ///
+    /// // Beside each other: requests without PASID by second-stage tables, those with PASID 7 by first-stage tables.
+    /// let seven = Pasid::new(7).unwrap();
+    /// group.attach(Target::Domain(&plain))?;
+    /// group.attach_pasid(CARD, seven, Target::Domain(&process))?;
+    /// host.write(None, 0x4000_0000, 1)?;
+    /// host.write(Some(seven), 0x4000_0000, 2)?;
+    /// assert_eq!((host.word(first.get()), host.word(second.get())), (Some(1), Some(2)));
+    ///
+    /// group.detach_pasid(CARD, seven)?;
+    /// assert!(host.write(Some(seven), 0x4000_0000, 3).is_err());
+    /// host.write(None, 0x4000_0000, 4)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn attach_pasid(&self, d: DeviceId, p: Pasid, to: Target<'_, P>) -> Result<Change, Error> {
         let with = |e: Error| Error { pasid: Some(p), ..e.of(d) };
         let scope = self.pasid_scope(d, p).map_err(with)?;
@@ -333,7 +387,7 @@ impl<P: Platform> Group<P> {
             Target::Identity => Attached::Identity,
             Target::Domain(d) => Attached::Space(d.space.clone()),
             Target::Deferred(d) => Attached::Space(d.space.clone()),
-            Target::Shared(s) => Attached::Space(s.space.clone()),
+            Target::Shared(a) => Attached::Space(a.space.clone()),
         };
         // Its flushes would go to another machine's units.
         if let Attached::Space(space) = &new

@@ -14,7 +14,7 @@ use crate::space::domain::Domain;
 use crate::space::paging::Access;
 use crate::space::spec::DomainSpec;
 use crate::space::state::Space;
-use crate::unit::{Host, Machine, Unit};
+use crate::unit::{Host, Machine, Unit, Units};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -44,6 +44,9 @@ pub(crate) struct Rest {
     /// `shield` was called, `bring_up` has begun.
     pub(crate) shielded: bool,
     pub(crate) begun: bool,
+    /// A unit is being added or removed, and so many have been added.
+    pub(crate) plugging: bool,
+    pub(crate) added: u16,
 }
 
 impl<P: Platform> Core<P> {
@@ -59,7 +62,7 @@ impl<P: Platform> Core<P> {
         &self.machine.host.platform
     }
 
-    pub(crate) fn units(&self) -> &[Unit<P>] {
+    pub(crate) fn units(&self) -> Units<'_, P> {
         self.machine.units()
     }
 

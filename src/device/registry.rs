@@ -2,19 +2,20 @@
 
 use super::ats::Offer;
 use super::events::Events;
-use super::group::{GroupId, Groups};
+use super::group::{GroupId, Groups, Why};
 use super::pci::{PasidCapability, Tree};
 use super::standing::Standing;
 use crate::dmar::IntegratedFlags;
 use crate::host::address::{DeviceId, Pasid, Range, SourceId};
 use crate::host::error::{Error, ErrorKind};
+use crate::host::grow;
 use crate::host::mem::Shared;
 use crate::host::platform::Platform;
-use crate::host::sync::{Lock, Rank};
+use crate::host::sync::{Lock, Once, Rank};
 use crate::hw::pasid_tables::Allowed;
 use crate::space::state::Space;
-use crate::unit::Unit;
 use crate::unit::pasid::Requester;
+use crate::unit::{Unit, Units};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -42,6 +43,8 @@ pub(crate) struct Member {
     pub(crate) ats: Offer,
     /// The physical function that it is a virtual function of.
     pub(crate) physical: Option<DeviceId>,
+    /// The function that answers for it, itself or its physical function, and at which vendor and device id.
+    pub(crate) ids: Option<(DeviceId, u32)>,
     /// How it stands.
     pub(crate) standing: Standing,
     /// What firmware says of it, where it is integrated and listed.
@@ -127,56 +130,107 @@ pub(crate) struct Ear {
     pub(crate) dropped: u64,
 }
 
-/// All groups.
-pub(crate) struct Registry<P: Platform> {
+/// Groups that were found together: those of the machine as it was brought up, or those that came with a unit later.
+pub(crate) struct Part {
     pub(crate) tree: Tree,
     pub(crate) groups: Groups,
-    /// In the order of their ids. Elsewhere a group is named by its place here.
+    /// In the order of their ids. Elsewhere a group is named by its place here, counted on from `first`.
     list: Vec<(GroupId, Vec<Member>)>,
     /// Requester ids in order, each with the places of its group and member.
     by_source: Vec<(DeviceId, usize, usize)>,
-    pub(crate) states: Lock<Vec<GroupState<P>>>,
+    first: usize,
 }
 
-impl<P: Platform> Registry<P> {
-    pub(crate) fn new(tree: Tree, groups: Groups, mut list: Vec<(GroupId, Vec<Member>)>) -> Result<Self, ErrorKind> {
-        use crate::host::grow::{filled, push, with_capacity};
+impl Part {
+    /// The part, and a state for each of its groups.
+    fn new<P: Platform>(found: Found, first: usize) -> Result<(Self, Vec<GroupState<P>>), ErrorKind> {
+        let Found { tree, groups, mut list } = found;
         let mut by_source = Vec::new();
         list.sort_unstable_by_key(|(id, _)| *id);
-        let mut states = with_capacity(list.len())?;
+        let mut states = grow::with_capacity(list.len())?;
         for (g, (_, members)) in list.iter().enumerate() {
             for (m, member) in members.iter().enumerate() {
                 for source in &member.sources {
                     let id = DeviceId { segment: member.device.segment, source: *source };
-                    push(&mut by_source, (id, g, m))?;
+                    grow::push(&mut by_source, (id, g, m))?;
                 }
             }
-            let ears = filled(members.len(), Ear::default)?;
-            push(
-                &mut states,
-                GroupState {
-                    owner: None,
-                    busy: false,
-                    attached: Attached::Blocked,
-                    pasids: Vec::new(),
-                    unproved: false,
-                    ears,
-                },
-            )?;
+            let ears = grow::filled(members.len(), Ear::default)?;
+            let (attached, pasids) = (Attached::Blocked, Vec::new());
+            let state = GroupState { owner: None, busy: false, attached, pasids, unproved: false, ears };
+            grow::push(&mut states, state)?;
         }
         // A member's own id comes before an alias that carries the same number.
         by_source.sort_unstable_by_key(|(id, g, m)| {
             let own = list.get(*g).and_then(|(_, l)| l.get(*m)).is_some_and(|x| x.device == *id);
             (*id, !own)
         });
-        Ok(Registry { tree, groups, list, by_source, states: Lock::new(Rank::Groups, states) })
+        Ok((Part { tree, groups, list, by_source, first }, states))
+    }
+
+    fn find(&self, id: DeviceId) -> Option<(usize, usize)> {
+        let i = self.by_source.partition_point(|(x, ..)| *x < id);
+        self.by_source.get(i).filter(|(x, ..)| *x == id).map(|(_, g, m)| (self.first.saturating_add(*g), *m))
+    }
+
+    fn place(&self, id: GroupId) -> Option<usize> {
+        self.list.binary_search_by_key(&id, |(g, _)| *g).ok().map(|i| self.first.saturating_add(i))
+    }
+}
+
+/// What `scan` finds.
+pub(crate) struct Found {
+    pub(crate) tree: Tree,
+    pub(crate) groups: Groups,
+    pub(crate) list: Vec<(GroupId, Vec<Member>)>,
+}
+
+/// All groups.
+pub(crate) struct Registry<P: Platform> {
+    /// As they came, with room for more; a group keeps its place for good. What came later stands for what is gone.
+    parts: Vec<Once<Part>>,
+    pub(crate) states: Lock<Vec<GroupState<P>>>,
+}
+
+impl<P: Platform> Registry<P> {
+    /// The groups of the machine, with room for `spare` parts more.
+    pub(crate) fn new(found: Found, spare: usize) -> Result<Self, ErrorKind> {
+        let parts = grow::filled(spare.saturating_add(1), Once::new)?;
+        let (part, states) = Part::new(found, 0)?;
+        if let Some(cell) = parts.first() {
+            cell.call_once(|| part);
+        }
+        Ok(Registry { parts, states: Lock::new(Rank::Groups, states) })
+    }
+
+    /// Adds what came later, for one caller at a time. The places of the groups.
+    pub(crate) fn add(&self, p: &P, found: Found) -> Result<core::ops::Range<usize>, ErrorKind> {
+        let cell = self.parts.iter().find(|c| c.get().is_none()).ok_or(ErrorKind::Busy)?;
+        let first = self.len();
+        let (part, mut states) = Part::new(found, first)?;
+        {
+            let mut all = self.states.lock(p);
+            all.try_reserve(states.len()).map_err(|_| ErrorKind::OutOfMemory)?;
+            all.append(&mut states);
+        }
+        let count = part.list.len();
+        cell.call_once(|| part);
+        Ok(first..first.saturating_add(count))
+    }
+
+    fn parts(&self) -> impl DoubleEndedIterator<Item = &Part> {
+        self.parts.iter().filter_map(Once::get)
+    }
+
+    fn part_of(&self, place: usize) -> Option<&Part> {
+        self.parts().rfind(|part| part.first <= place)
     }
 
     /// Says of every group with a predecessor's entries that it has them: they go with its first change, and everything that
     /// caches may hold of them.
-    pub(crate) fn adopt(&self, p: &P, units: &[Unit<P>]) {
-        for (g, (_, members)) in self.list.iter().enumerate() {
-            let foreign = members.iter().any(|m| {
+    pub(crate) fn adopt(&self, p: &P, units: Units<'_, P>) {
+        for g in 0..self.len() {
+            let foreign = self.members(g).iter().any(|m| {
                 let unit = m.unit().and_then(|i| units.get(i)).filter(|u| u.adopted.is_some());
                 unit.is_some_and(|u| m.sources.iter().any(|s| u.root.lock(p).is_foreign(*s)))
             });
@@ -188,27 +242,46 @@ impl<P: Platform> Registry<P> {
 
     /// The places of the group and member that a requester id belongs to.
     pub(crate) fn find(&self, id: DeviceId) -> Option<(usize, usize)> {
-        let i = self.by_source.partition_point(|(x, ..)| *x < id);
-        self.by_source.get(i).filter(|(x, ..)| *x == id).map(|(_, g, m)| (*g, *m))
+        self.parts().rev().find_map(|part| part.find(id))
     }
 
     /// The place of a group.
     pub(crate) fn place(&self, id: GroupId) -> Result<usize, Error> {
-        self.list.binary_search_by_key(&id, |(g, _)| *g).map_err(|_| ErrorKind::Unknown.into())
+        self.parts().rev().find_map(|part| part.place(id)).ok_or(ErrorKind::Unknown.into())
     }
 
     /// The group in a place.
     pub(crate) fn id(&self, place: usize) -> Result<GroupId, Error> {
-        self.list.get(place).map(|(g, _)| *g).ok_or(ErrorKind::Unknown.into())
+        let part = self.part_of(place);
+        let group = part.and_then(|part| part.list.get(place.wrapping_sub(part.first)));
+        group.map(|(g, _)| *g).ok_or(ErrorKind::Unknown.into())
     }
 
     /// The members of the group in a place.
     pub(crate) fn members(&self, place: usize) -> &[Member] {
-        self.list.get(place).map_or(&[], |(_, m)| m)
+        let part = self.part_of(place);
+        let group = part.and_then(|part| part.list.get(place.wrapping_sub(part.first)));
+        group.map_or(&[], |(_, m)| m)
     }
 
-    /// Number of groups.
+    /// Number of groups, those included that others stand for by now.
     pub(crate) fn len(&self) -> usize {
-        self.list.len()
+        self.parts().last().map_or(0, |part| part.first.saturating_add(part.list.len()))
+    }
+
+    /// All groups.
+    pub(crate) fn groups(&self) -> impl Iterator<Item = GroupId> + '_ {
+        (0..self.len()).filter_map(|place| self.id(place).ok().filter(|id| self.place(*id).ok() == Some(place)))
+    }
+
+    /// Why two devices are in one group.
+    pub(crate) fn why(&self, a: DeviceId, b: DeviceId) -> Option<Why<'_>> {
+        let (place, _) = self.find(a)?;
+        self.part_of(place)?.groups.why(a, b)
+    }
+
+    /// The machine as it was brought up.
+    pub(crate) fn tree(&self) -> Option<&Tree> {
+        self.parts().next().map(|part| &part.tree)
     }
 }

@@ -6,7 +6,6 @@
 //! it comes back.
 
 use super::attach::{Group, Scope};
-use super::pci::Tree;
 use super::registry::{Attached, Member};
 use super::standing::Matter;
 use crate::host::address::DeviceId;
@@ -25,15 +24,8 @@ pub enum Reset {
 
 impl Member {
     /// Whether what was taken out, or another of its kind, answers where it was.
-    pub(super) fn is_back<P: Platform>(&self, p: &P, tree: &Tree) -> bool {
-        let Some(f) = tree.function(self.device) else { return false };
-        let ids = |d| p.config_read(d, 0).unwrap_or(u32::MAX);
-        let known = |f: &super::Function| u32::from(f.vendor) | u32::from(f.device) << 16;
-        match f.physical.and_then(|p| tree.function(p)) {
-            // A virtual function answers at no vendor id.
-            Some(physical) => ids(physical.id) == known(physical),
-            None => ids(f.id) == known(f),
-        }
+    pub(super) fn is_back<P: Platform>(&self, p: &P) -> bool {
+        self.ids.is_some_and(|(d, ids)| p.config_read(d, 0).is_ok_and(|v| v == ids))
     }
 }
 

@@ -308,6 +308,28 @@ impl Topology {
         Ok(t)
     }
 
+    /// What the structures of one remapping unit that came later say (VT-d 8.3, and 8.1 for such units): one DRHD, named `id`,
+    /// and whatever else comes with it. The machine is that of `machine`.
+    pub(crate) fn later(structures: &[u8], id: UnitId, machine: &Topology) -> Result<Topology, Error> {
+        const HEADER: usize = 48;
+        let bad = |field| Error::from(ErrorKind::Invalid(field));
+        let len = HEADER.checked_add(structures.len()).and_then(|n| u32::try_from(n).ok()).ok_or(bad(Field::Size))?;
+        let width = machine.width.saturating_sub(1) as u8;
+        let mut table = grow::with_capacity(len as usize)?;
+        let header = b"DMAR".iter().copied().chain(len.to_le_bytes()).chain([1]);
+        let header = header.chain(core::iter::repeat_n(0, 27)).chain([width]).chain(core::iter::repeat_n(0, 11));
+        for byte in header.chain(structures.iter().copied()) {
+            grow::push(&mut table, byte)?;
+        }
+        let mut t = Topology::from_table(&table)?;
+        // The checksum of a table that there is not is no business of anybody's.
+        match t.units.as_mut_slice() {
+            [unit] if t.units_complete => unit.id = id,
+            _ => return Err(bad(Field::Format)),
+        }
+        Ok(t)
+    }
+
     fn add(&mut self, entry: &Entry<'_>) -> Result<(), Error> {
         let listed = |segment, all, flags, scopes| -> Result<Listed, Error> {
             let mut owned = Vec::new();

@@ -45,7 +45,7 @@ impl<P: Platform> Vtd<P> {
     /// are left to the next call, which the end of that change asks for. The number of handlers called.
     pub(super) fn isolate_suspects(&self, registry: &Registry<P>) -> usize {
         let core = &*self.0;
-        for unit in core.units() {
+        for unit in core.units().iter() {
             while let Some(source) = unit.take_suspect(core.host()) {
                 let id = DeviceId { segment: unit.segment, source };
                 if let Some(m) = registry.find(id).and_then(|(g, m)| registry.members(g).get(m)) {

@@ -13,10 +13,29 @@ impl<P: Platform> Vtd<P> {
     ///
     /// After an error some units are still on; call it again, or `resume`, which brings back what was turned off. No other
     /// call of the driver may be waiting for units meanwhile. Interrupt remapping is left on. Waits, with deadlines.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn core::error::Error>> {
+    /// # use vtd::{Access, Iova, PAGE, Range, Strict, Target};
+    /// # let (host, vtd, group) = emulated::ready();
+    /// # let domain = vtd.domain::<Strict>(&group.best_spec())?;
+    /// # group.attach(Target::Domain(&domain))?;
+    /// # let memory = host.memory(2);
+    /// domain.map(Iova::at(0x4000_0000), memory, 2 * PAGE, Access::READ | Access::WRITE)?;
+    /// vtd.suspend()?;
+    /// host.lose_power();
+    /// // Domains change meanwhile.
+    /// domain.unmap(Range::sized(Iova::at(0x4000_0000), PAGE).unwrap())?.flush().map_err(|not| not.error)?;
+    /// vtd.resume()?;
+    /// assert!(host.write(None, 0x4000_0000, 1).is_err());
+    /// host.write(None, 0x4000_1000, 2)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn suspend(&self) -> Result<(), Error> {
         let core = &*self.0;
         core.registry()?;
-        core.units().iter().try_for_each(|u| u.suspend(core.host()))
+        core.units().iter().filter(|u| !u.removed()).try_for_each(|u| u.suspend(core.host()))
     }
 
     /// Puts all units back to work as `suspend` left them, whether or not they kept their registers: each is the unit that
@@ -28,15 +47,16 @@ impl<P: Platform> Vtd<P> {
     /// where the driver was never up. Waits, with deadlines.
     pub fn resume(&self) -> Result<(), Error> {
         let core = &*self.0;
-        let (host, units) = (core.host(), core.units());
+        let host = core.host();
+        let units = || core.units().iter().filter(|u| !u.removed());
         core.registry()?;
         // Every step on all units before the next on any, as when they were brought up.
-        units.iter().try_for_each(|u| u.wake_up(host))?;
-        units.iter().try_for_each(|u| u.restart_queue(host))?;
-        units.iter().try_for_each(|u| u.restore_tables(host))?;
-        units.iter().try_for_each(|u| u.restore_translation(host))?;
+        units().try_for_each(|u| u.wake_up(host))?;
+        units().try_for_each(|u| u.restart_queue(host))?;
+        units().try_for_each(|u| u.restore_tables(host))?;
+        units().try_for_each(|u| u.restore_translation(host))?;
         // A unit that was never brought up, or has been shut down, does not come to this.
-        match units.iter().all(|u| u.translates()) {
+        match units().all(|u| u.translates()) {
             true => Ok(()),
             false => Err(ErrorKind::State(State::NotUp).into()),
         }

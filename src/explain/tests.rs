@@ -1,4 +1,4 @@
-//! The walk's words, and its bounds. What it says of random tables: `tests/explain.rs`.
+//! The walk's words, and its bounds. What it says of random tables: `tests/explain/`.
 
 use super::*;
 use crate::hw::capabilities::{AddressWidth, Cap, Capabilities, Ecap, Version};

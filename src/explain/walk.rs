@@ -163,7 +163,7 @@ impl Walker<'_> {
         let [lo, hi] = words;
         let entry = ContextEntry { lo, hi };
         self.present(entry.present(), entry.fpd(), 0x02)?;
-        self.reserved(&words, &reserved::context(entry, &unit.caps, width), 0x0b)?;
+        self.reserved(&words, &reserved::context(entry, unit.caps.cap, width), 0x0b)?;
         let Some(aw) = entry.width().filter(|w| unit.caps.cap.supports(*w)) else {
             return self.refused("the unit lacks that address width", 0x03);
         };
@@ -199,7 +199,7 @@ impl Walker<'_> {
         let words: [u64; 4] = self.entry(What::ScalableContext, table, at, 0, 0x40)?;
         let entry = ScalableContextEntry(words);
         self.present(entry.present(), entry.fpd(), 0x41)?;
-        self.reserved(&words, &reserved::scalable_context(&unit.caps, width), 0x42)?;
+        self.reserved(&words, &reserved::scalable_context(unit.caps.ecap, width), 0x42)?;
         let [lo, ..] = words;
         let allowed = entry.allowed();
         if allowed.page_requests && !allowed.device_tlb {
@@ -240,7 +240,7 @@ impl Walker<'_> {
         let words: [u64; 8] = self.entry(What::Pasid, table, pasid_index(pasid), 0, 0x58)?;
         let there = PasidEntry(words);
         self.present(there.present(), there.fpd(), 0x59)?;
-        let masks = reserved::pasid(&unit.caps, width, unit.strict_width);
+        let masks = reserved::pasid(unit.caps.cap, unit.caps.ecap, width, unit.strict_width);
         self.reserved(&words, &masks, 0x5a)?;
         self.by_pasid(there, entry.rid_priv())
     }

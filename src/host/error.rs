@@ -103,8 +103,6 @@ pub enum Need {
     /// Requests with PASID of this device that nobody turns round on their way: the PASID capability, PCI Express all the
     /// way, and no other member of its group that can send them.
     DevicePasid,
-    /// Page tables of somebody else's as they were checked: their stage, levels, page sizes and widths, and snooped walks.
-    TableForm,
     /// A translation cache in the device (ATS), and what it is that is missing for that.
     Ats(NoAts),
     /// The page-request capability of the device.
@@ -330,7 +328,6 @@ impl fmt::Display for Need {
             Need::DevicePasid => {
                 "a device with the PASID capability whose requests no bridge or other such device of its group can turn round"
             }
-            Need::TableForm => "all that the shared page tables were checked for (stage, levels, page sizes, widths, snooping)",
             Need::Ats(why) => return write!(f, "for the device's own translation cache (ATS), {why}"),
             Need::DevicePageRequests => "a device with the page-request capability",
             Need::Unit => "a working remapping unit that serves the device",

@@ -1,8 +1,7 @@
 //! Scalable-mode context entry, PASID directory entry and PASID table entry. VT-d 9.4 to 9.6.
 
-use super::capabilities::{AddressWidth, Cap, Ecap};
+use super::capabilities::AddressWidth;
 use super::field::{Field, encoding};
-use super::tables::pointer;
 
 /// P of every entry.
 pub(super) const P: Field = Field::bit(0);
@@ -352,87 +351,9 @@ impl PasidEntry {
     }
 }
 
-/// HPTE and EPTR of a context entry.
-const HPTE: Field = Field::bit(5);
-const EPTR: Field = Field::bit(6);
-/// What is ignored in the third word of a PASID table entry.
-const IGNORED: Field = Field::bits(6, 5);
-/// HPTSZ and HPTPFD in the fifth word of a PASID table entry; HPTPTR follows.
-const HPT: Field = Field::bits(2, 0);
-
-const fn all(field: Field, there: bool) -> u64 {
-    if there { field.in_place(u64::MAX) } else { 0 }
-}
-
-impl ScalableContextEntry {
-    /// Whether it sets a reserved bit, on a machine whose addresses have `width` bits: one that never means anything, or one
-    /// of what the unit lacks.
-    pub const fn reserved(self, ecap: Ecap, width: u8) -> bool {
-        let [a, b, c, d] = self.0;
-        let known = P.flag(true)
-            | FPD.flag(true)
-            | DTE.flag(ecap.dt())
-            | PASIDE.flag(ecap.pasid())
-            | PRE.flag(ecap.prs())
-            | HPTE.flag(ecap.hpts())
-            | EPTR.flag(ecap.ptrs())
-            | all(PDTS, true)
-            | pointer(width);
-        let second = all(RID_PASID, ecap.rps()) | RID_PRIV.flag(ecap.rprivs());
-        a & !known != 0 || b & !second != 0 || c != 0 || d != 0
-    }
-}
-
-impl DirectoryEntry {
-    /// Whether it sets a reserved bit, on a machine whose addresses have `width` bits.
-    pub const fn reserved(self, width: u8) -> bool {
-        self.0 & !(P.flag(true) | FPD.flag(true) | pointer(width)) != 0
-    }
-}
-
-impl PasidEntry {
-    /// Whether it sets a reserved bit, on a machine whose addresses have `width` bits: one that never means anything, or one
-    /// of what the unit lacks. AW counts as known everywhere: some units want it where the specification does not.
-    pub const fn reserved(self, cap: Cap, ecap: Ecap, width: u8) -> bool {
-        let [a, b, c, d, e, f, g, h] = self.0;
-        let ids = match cap.domain_id_bits() {
-            Some(bits) => DID.with((1 << bits) - 1),
-            None => 0,
-        };
-        let second = ecap.ssts();
-        let a_known = P.flag(true)
-            | FPD.flag(true)
-            | all(AW, true)
-            | all(PGTT, true)
-            | SSADE.flag(second && ecap.ssads())
-            | if second { pointer(width) } else { 0 };
-        let b_known = ids
-            | PWSNP.flag(ecap.smpwcs())
-            | PGSNP.flag(ecap.sc())
-            | CD.flag(ecap.mts())
-            | EMTE.flag(ecap.mts())
-            | all(PAT, ecap.mts());
-        let first_table = match (self.translation(), ecap.fsts()) {
-            (_, false) => 0,
-            // A guest's address.
-            (Some(PasidTranslation::Nested), true) => all(FIRST_TABLE, true),
-            (_, true) => pointer(width),
-        };
-        let c_known = all(IGNORED, true)
-            | SRE.flag(ecap.srs())
-            | all(FSPM, ecap.fsts())
-            | WPE.flag(ecap.fsts())
-            | EAFE.flag(ecap.eafs())
-            | first_table;
-        let e_known = if ecap.hpts() { all(HPT, true) | pointer(width) } else { 0 };
-        let f_known = if ecap.hpts() { ids } else { 0 };
-        let low = a & !a_known != 0 || b & !b_known != 0 || c & !c_known != 0 || d != 0;
-        low || e & !e_known != 0 || f & !f_known != 0 || g != 0 || h != 0
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::capabilities::{Cap, Ecap};
     use super::*;
 
     #[test]
@@ -527,8 +448,9 @@ mod tests {
         let dirty = SecondStage { accessed_dirty: true, ..SecondStage::new(0x5000, AddressWidth::Bits48) };
         let first = FirstStage { supervisor: true, write_protect: true, ..FirstStage::four_levels(1 << 50) };
         let nested = PasidEntry::nested(first, dirty, 0xff).with_walk_snoop().with_page_snoop();
-        assert!(!nested.reserved(cap, all, 39), "a guest's address is not the machine's");
-        assert!(nested.reserved(Cap(0), all, 39), "a domain id too large");
+        assert!(nested.reserved(cap, all, 39), "9.6 reserves what is above the host's width in a guest's address, too");
+        assert!(!nested.reserved(cap, all, 51));
+        assert!(nested.reserved(Cap(0), all, 51), "a domain id too large");
         assert!(PasidEntry::first_stage(first, 1).reserved(cap, all, 39));
         let plain = PasidEntry::pass_through(1);
         assert!(!plain.reserved(cap, none, 39) && !plain.with_width(AddressWidth::Bits48).reserved(cap, none, 39));

@@ -2,14 +2,14 @@
 //!
 //! Each function gives the bits in the entry's own words. `width` is the host address width of the machine.
 
-use super::capabilities::{Cap, Capabilities};
+use super::capabilities::{Cap, Capabilities, Ecap};
 use super::field::Field;
 use super::pages::{self, ADDRESS, IO_WRITE, MAX_LEAF_LEVEL, PAGE_SIZE, SNOOP};
 use super::pasid_tables::{
-    AW, CD, DID, DTE, EAFE, EMTE, FSPM, PASIDE, PAT, PDTS, PGSNP, PGTT, PRE, PWSNP, RID_PASID, RID_PRIV, SRE, SSADE,
-    WPE,
+    AW, CD, DID, DTE, DirectoryEntry, EAFE, EMTE, FSPM, PASIDE, PAT, PDTS, PGSNP, PGTT, PRE, PWSNP, PasidEntry,
+    RID_PASID, RID_PRIV, SRE, SSADE, ScalableContextEntry, WPE,
 };
-use super::tables::{CONTEXT_AW, CONTEXT_DID, CONTEXT_SOFTWARE, ContextEntry, FPD, P, TT, Translation};
+use super::tables::{CONTEXT_AW, CONTEXT_DID, CONTEXT_SOFTWARE, ContextEntry, FPD, P, RootEntry, TT, Translation};
 
 /// The page address of a pointer, all bits that there are.
 const POINTER: Field = Field::bits(63, 12);
@@ -33,15 +33,19 @@ const fn of(has: bool, field: Field) -> u64 {
 
 /// The bits above the host's addresses.
 const fn beyond(width: u8) -> u64 {
-    if width < 64 { u64::MAX << width } else { 0 }
+    u64::MAX << if width < 52 { width } else { 52 }
 }
 
 const fn pointer(width: u8) -> u64 {
     all(POINTER) & !beyond(width)
 }
 
-const fn domain(cap: Cap, field: Field) -> u64 {
-    field.with(cap.domain_ids().saturating_sub(1) as u64)
+/// A field of domain ids that have `bits` bits.
+const fn domain(bits: Option<u8>, field: Field) -> u64 {
+    match bits {
+        Some(bits @ 0..=16) => field.with((1 << bits) - 1),
+        _ => 0,
+    }
 }
 
 /// Of a legacy root entry.
@@ -55,16 +59,19 @@ pub const fn scalable_root(width: u8) -> u64 {
 }
 
 /// Of `entry` in a legacy context table. Pass-through ignores the address of its tables.
-pub const fn context(entry: ContextEntry, caps: &Capabilities, width: u8) -> [u64; 2] {
+pub const fn context(entry: ContextEntry, cap: Cap, width: u8) -> [u64; 2] {
+    context_of(entry, cap.domain_id_bits(), width)
+}
+
+const fn context_of(entry: ContextEntry, ids: Option<u8>, width: u8) -> [u64; 2] {
     let table =
         if matches!(entry.translation(), Some(Translation::PassThrough)) { all(POINTER) } else { pointer(width) };
-    let hi = all(CONTEXT_AW) | all(CONTEXT_SOFTWARE) | domain(caps.cap, CONTEXT_DID);
+    let hi = all(CONTEXT_AW) | all(CONTEXT_SOFTWARE) | domain(ids, CONTEXT_DID);
     [!(all(P) | all(FPD) | all(TT) | table), !hi]
 }
 
 /// Of a scalable context entry.
-pub const fn scalable_context(caps: &Capabilities, width: u8) -> [u64; 4] {
-    let e = caps.ecap;
+pub const fn scalable_context(e: Ecap, width: u8) -> [u64; 4] {
     let allowed = of(e.dt(), DTE) | of(e.pasid(), PASIDE) | of(e.prs(), PRE);
     let translated = of(e.hpts(), HPTE) | of(e.ptrs(), EPTR);
     let lo = all(P) | all(FPD) | allowed | translated | all(PDTS) | pointer(width);
@@ -83,16 +90,16 @@ pub const fn directory(width: u8) -> u64 {
 
 /// Of an entry in a PASID table. AW is reserved without ECAP.SSTS, says Intel; known units ignore it there, and with
 /// `strict_width` it is reserved.
-pub const fn pasid(caps: &Capabilities, width: u8, strict_width: bool) -> [u64; 8] {
-    let e = caps.ecap;
+pub const fn pasid(cap: Cap, e: Ecap, width: u8, strict_width: bool) -> [u64; 8] {
+    let ids = domain(cap.domain_id_bits(), DID);
     let aw = of(e.ssts() || !strict_width, AW);
     let table = if e.ssts() { pointer(width) } else { 0 };
     let a = all(P) | all(FPD) | aw | all(PGTT) | of(e.ssts() && e.ssads(), SSADE) | table;
     let types = of(e.mts(), CD) | of(e.mts(), EMTE) | of(e.mts(), PAT);
-    let b = domain(caps.cap, DID) | of(e.smpwcs(), PWSNP) | of(e.sc(), PGSNP) | types;
+    let b = ids | of(e.smpwcs(), PWSNP) | of(e.sc(), PGSNP) | types;
     let first = of(e.fsts(), FSPM) | of(e.fsts(), WPE) | if e.fsts() { pointer(width) } else { 0 };
     let c = of(e.srs(), SRE) | all(IGNORED) | of(e.eafs(), EAFE) | first;
-    let (hpt, hptdid) = if e.hpts() { (all(HPT_FLAGS) | pointer(width), domain(caps.cap, DID)) } else { (0, 0) };
+    let (hpt, hptdid) = if e.hpts() { (all(HPT_FLAGS) | pointer(width), ids) } else { (0, 0) };
     [!a, !b, !c, u64::MAX, !hpt, !hptdid, u64::MAX, u64::MAX]
 }
 
@@ -139,11 +146,60 @@ pub const fn first(entry: u64, level: u8, caps: &Capabilities, width: u8) -> u64
     (ADDRESS & beyond(width)) | (if large { 0 } else { pages::first::PS }) | unaligned(level, leaf) & !pat
 }
 
+/// Whether any of the bits is set.
+fn any<const N: usize>(words: [u64; N], masks: [u64; N]) -> bool {
+    words.iter().zip(masks).any(|(word, mask)| word & mask != 0)
+}
+
+impl RootEntry {
+    /// Whether a present entry of legacy mode sets a reserved bit, on a machine whose addresses have `width` bits.
+    pub fn reserved(self, width: u8) -> bool {
+        self.table().is_some() && any([self.lo, self.hi], root(width))
+    }
+
+    /// Whether a present half of an entry of scalable mode does.
+    pub fn scalable_reserved(self, width: u8) -> bool {
+        let mask = |half: Option<u64>| half.map_or(0, |_| scalable_root(width));
+        any([self.lo, self.hi], [mask(self.table()), mask(self.upper())])
+    }
+}
+
+impl ContextEntry {
+    /// Whether it sets a reserved bit, on a machine whose addresses have `width` bits and a unit whose domain ids have
+    /// `ids` bits. What pass-through does not look at may be anything.
+    pub fn reserved(self, width: u8, ids: u8) -> bool {
+        any([self.lo, self.hi], context_of(self, Some(ids), width))
+    }
+}
+
+impl ScalableContextEntry {
+    /// Whether it sets a reserved bit, on a machine whose addresses have `width` bits: one that never means anything, or one
+    /// of what the unit lacks.
+    pub fn reserved(self, ecap: Ecap, width: u8) -> bool {
+        any(self.0, scalable_context(ecap, width))
+    }
+}
+
+impl DirectoryEntry {
+    /// Whether it sets a reserved bit, on a machine whose addresses have `width` bits.
+    pub fn reserved(self, width: u8) -> bool {
+        any([self.0], [directory(width)])
+    }
+}
+
+impl PasidEntry {
+    /// Whether it sets a reserved bit, on a machine whose addresses have `width` bits: one that never means anything, or one
+    /// of what the unit lacks. AW counts as known everywhere: some units want it where the specification does not.
+    pub fn reserved(self, cap: Cap, ecap: Ecap, width: u8) -> bool {
+        any(self.0, pasid(cap, ecap, width, false))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::hw::capabilities::{AddressWidth, Ecap, Version};
-    use crate::hw::pasid_tables::{Allowed, DirectoryEntry, FirstStage, PasidEntry, ScalableContextEntry, SecondStage};
+    use crate::hw::pasid_tables::{Allowed, FirstStage, SecondStage};
     use crate::hw::tables::RootEntry;
 
     fn unit(cap: u64, ecap: u64) -> Capabilities {
@@ -173,10 +229,10 @@ mod tests {
         let entry = RootEntry::legacy(address);
         assert_eq!([entry.lo & root(52)[0], entry.hi & root(52)[1], entry.lo & scalable_root(52)], [0; 3]);
         let entry = ContextEntry::second_stage(address, AddressWidth::Bits57, 0xffff).with_software(15).with_fpd(true);
-        assert_eq!([entry.lo & context(entry, &caps, 52)[0], entry.hi & context(entry, &caps, 52)[1]], [0; 2]);
+        assert_eq!([entry.lo & context(entry, caps.cap, 52)[0], entry.hi & context(entry, caps.cap, 52)[1]], [0; 2]);
         let all = Allowed { device_tlb: true, pasid: true, page_requests: true };
         let entry = ScalableContextEntry::new(address, 7, 0xf_ffff, all).with_rid_priv();
-        assert_eq!(entry.0.iter().zip(scalable_context(&caps, 52)).map(|(w, m)| w & m).sum::<u64>(), 0);
+        assert_eq!(entry.0.iter().zip(scalable_context(caps.ecap, 52)).map(|(w, m)| w & m).sum::<u64>(), 0);
         assert_eq!(DirectoryEntry::new(address).0 & directory(52), 0);
         let first = FirstStage {
             table: address,
@@ -188,7 +244,7 @@ mod tests {
         let second = SecondStage { table: address, width: AddressWidth::Bits57, accessed_dirty: true };
         let entry = PasidEntry::nested(first, second, 0xffff).with_walk_snoop().with_page_snoop();
         let entry = entry.with_memory_types(true, true, u32::MAX);
-        assert_eq!(entry.0.iter().zip(pasid(&caps, 52, true)).map(|(w, m)| w & m).sum::<u64>(), 0);
+        assert_eq!(entry.0.iter().zip(pasid(caps.cap, caps.ecap, 52, true)).map(|(w, m)| w & m).sum::<u64>(), 0);
     }
 
     #[test]
@@ -198,21 +254,24 @@ mod tests {
         let high = u64::MAX << 39;
         assert_eq!(root(39), [high | 0xffe, u64::MAX]);
         let through = ContextEntry { lo: 9 | 1 << 51, hi: 0 };
-        assert_eq!(context(through, &bare, 39), [0xff0, !0xf7f]);
-        assert_eq!(context(ContextEntry { lo: 1, hi: 0 }, &bare, 39)[0], high | 0xff0);
-        assert_eq!(scalable_context(&bare, 39), [high | 0x1fc, u64::MAX, u64::MAX, u64::MAX]);
+        assert_eq!(context(through, bare.cap, 39), [0xff0, !0xf7f]);
+        assert_eq!(context(ContextEntry { lo: 1, hi: 0 }, bare.cap, 39)[0], high | 0xff0);
+        assert_eq!(scalable_context(bare.ecap, 39), [high | 0x1fc, u64::MAX, u64::MAX, u64::MAX]);
         assert_eq!(directory(39), high | 0xffc);
-        assert_eq!(pasid(&bare, 39, true), [!0x1c3, !0xf, !0x60, u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX]);
-        assert_eq!(pasid(&bare, 39, false)[0], !0x1df);
+        assert_eq!(
+            pasid(bare.cap, bare.ecap, 39, true),
+            [!0x1c3, !0xf, !0x60, u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX]
+        );
+        assert_eq!(pasid(bare.cap, bare.ecap, 39, false)[0], !0x1df);
         // One capability, one field.
-        let with = |bit: u64| pasid(&unit(0, 1 << 43 | bit), 39, true);
+        let with = |bit: u64| pasid(Cap(0), Ecap(1 << 43 | bit), 39, true);
         assert_eq!(with(1 << 46)[0], !(0x1df | !high & !0xfff));
         assert_eq!([with(1 << 48)[1], with(1 << 7)[1]], [!(1 << 23 | 0xf), !(1 << 24 | 0xf)]);
         assert_eq!(with(1 << 25)[1], !(0xffff_ffff_0600_000f));
         assert_eq!([with(1 << 31)[2], with(1 << 34)[2]], [!0x61, !0xe0]);
         assert_eq!(with(1 << 47)[2], !(0x7c | !high & !0xfff));
         assert_eq!([with(1 << 55)[4], with(1 << 55)[5]], [!(7 | !high & !0xfff), !0xf]);
-        let with = |bit: u64| !scalable_context(&unit(0, 1 << 43 | bit), 12)[0] & !0xe03;
+        let with = |bit: u64| !scalable_context(Ecap(1 << 43 | bit), 12)[0] & !0xe03;
         assert_eq!([2, 40, 29, 55, 56].map(|bit| with(1 << bit)), [4, 8, 16, 32, 64]);
         assert!(contradicts(1 << 6) && !contradicts(1 << 6 | 1 << 3) && !contradicts(1 << 3));
     }

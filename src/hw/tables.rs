@@ -198,40 +198,6 @@ impl ContextEntry {
     }
 }
 
-/// Bits of a pointer to a table on a machine whose addresses have `width` bits; those above are reserved.
-pub(super) const fn pointer(width: u8) -> u64 {
-    let below = if width < 52 { (1 << width) - 1 } else { u64::MAX };
-    TABLE.in_place(below)
-}
-
-impl RootEntry {
-    /// Whether a present entry of legacy mode sets a reserved bit, on a machine whose addresses have `width` bits.
-    pub const fn reserved(self, width: u8) -> bool {
-        P.is_set(self.lo) && (self.lo & !(P.flag(true) | pointer(width)) != 0 || self.hi != 0)
-    }
-
-    /// Whether a present half of an entry of scalable mode does.
-    pub const fn scalable_reserved(self, width: u8) -> bool {
-        let known = P.flag(true) | pointer(width);
-        (P.is_set(self.lo) && self.lo & !known != 0) || (P.is_set(self.hi) && self.hi & !known != 0)
-    }
-}
-
-impl ContextEntry {
-    /// Whether it sets a reserved bit, on a machine whose addresses have `width` bits and a unit whose domain ids have
-    /// `ids` bits. What pass-through does not look at may be anything.
-    pub const fn reserved(self, width: u8, ids: u8) -> bool {
-        let table = match self.translation() {
-            Some(Translation::PassThrough) => !0xfff,
-            _ => pointer(width),
-        };
-        let lo = P.flag(true) | FPD.flag(true) | TT.in_place(u64::MAX) | table;
-        let did = CONTEXT_DID.with((1 << ids) - 1);
-        let hi = CONTEXT_AW.in_place(u64::MAX) | CONTEXT_SOFTWARE.in_place(u64::MAX) | did;
-        self.lo & !lo != 0 || self.hi & !hi != 0
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

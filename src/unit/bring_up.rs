@@ -365,7 +365,7 @@ impl<P: Platform> Unit<P> {
     /// Turns everything off again, in the opposite order, where the unit was taken over. Devices must be quiet. A unit that
     /// is gone counts as off; its memory stays owned.
     pub(crate) fn stop(&self, h: &Host<P>) -> Result<(), Error> {
-        if self.phase.load(Ordering::Acquire) == phase::OFF {
+        if matches!(self.phase.load(Ordering::Acquire), phase::OFF | phase::REMOVED) {
             return Ok(());
         }
         self.phase.store(phase::TAKEN, Ordering::Release);
@@ -375,6 +375,18 @@ impl<P: Platform> Unit<P> {
         }
         self.phase.store(phase::OFF, Ordering::Release);
         Ok(())
+    }
+
+    /// Turns it off for good; where it is gone already, as it is.
+    pub(crate) fn remove(&self, h: &Host<P>) -> Result<(), Error> {
+        self.stop(h)?;
+        self.phase.store(phase::REMOVED, Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether it was taken out of the machine.
+    pub(crate) fn removed(&self) -> bool {
+        self.phase.load(Ordering::Acquire) == phase::REMOVED
     }
 
     fn turn_off(&self, h: &Host<P>) -> Result<(), Error> {

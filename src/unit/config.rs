@@ -39,6 +39,8 @@ pub struct Config {
     pub queue_order: u8,
     /// Ask for an interrupt with every completion, for platforms whose `relax` sleeps. Default: off, waits poll.
     pub completion_interrupt: bool,
+    /// How many units may be added while the machine runs (`Vtd::add_unit`), removed ones counted. Default: 8.
+    pub spare_units: u8,
     /// How far tables reach that stand in for pass-through on units without it: above all RAM and device memory.
     /// Default: 64 GiB.
     pub identity_top: Hpa,
@@ -64,6 +66,7 @@ impl Default for Config {
             queue: true,
             queue_order: 0,
             completion_interrupt: false,
+            spare_units: 8,
             identity_top: Hpa::of_entry(64 << 30),
             first_stage_width: true,
             deferred_ranges: 256,

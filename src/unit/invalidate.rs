@@ -172,7 +172,7 @@ pub(crate) enum InFlight {
 impl<P: Platform> Unit<P> {
     /// Whether translation is not this driver's, no longer, or not now: nothing is blocked, and nothing cached.
     pub(crate) fn stopped(&self) -> bool {
-        matches!(self.phase.load(Ordering::Acquire), phase::OFF | phase::SUSPENDED)
+        matches!(self.phase.load(Ordering::Acquire), phase::OFF | phase::SUSPENDED | phase::REMOVED)
     }
 
     fn drain(&self) -> Drain {

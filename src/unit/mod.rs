@@ -27,6 +27,7 @@ mod tests;
 
 use crate::host::address::{Hpa, SourceId, UnitId};
 use crate::host::error::{Error, ErrorKind};
+use crate::host::grow;
 use crate::host::platform::{Event, Platform, Registers};
 use crate::host::sync::{AtomicU32, AtomicU64, Lock, Once, Ordering};
 use crate::host::wait::Turn;
@@ -51,8 +52,39 @@ pub(crate) struct Host<P: Platform> {
 /// The host and its units, shared by everything that holds a handle of the driver.
 pub(crate) struct Machine<P: Platform> {
     pub(crate) host: Host<P>,
-    /// Set by `bring_up`.
-    units: Once<Vec<Unit<P>>>,
+    /// Set by `bring_up`, with room for units that come later: a unit keeps its place for good.
+    units: Once<Vec<Once<Unit<P>>>>,
+}
+
+/// The units that there are, in their places.
+pub(crate) struct Units<'m, P: Platform>(&'m [Once<Unit<P>>]);
+
+impl<P: Platform> Clone for Units<'_, P> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<P: Platform> Copy for Units<'_, P> {}
+
+impl<'m, P: Platform> Units<'m, P> {
+    /// The unit in a place.
+    pub(crate) fn get(self, i: usize) -> Option<&'m Unit<P>> {
+        self.0.get(i).and_then(Once::get)
+    }
+
+    /// How many there are.
+    pub(crate) fn len(self) -> usize {
+        self.iter().count()
+    }
+
+    pub(crate) fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+
+    pub(crate) fn iter(self) -> impl Iterator<Item = &'m Unit<P>> + Clone {
+        self.0.iter().map_while(Once::get)
+    }
 }
 
 impl<P: Platform> Machine<P> {
@@ -61,13 +93,28 @@ impl<P: Platform> Machine<P> {
     }
 
     /// The units that work; none before `bring_up`.
-    pub(crate) fn units(&self) -> &[Unit<P>] {
-        self.units.get().map_or(&[], |u| u)
+    pub(crate) fn units(&self) -> Units<'_, P> {
+        Units(self.units.get().map_or(&[], |u| u))
     }
 
-    /// Sets the units, once.
-    pub(crate) fn adopt(&self, units: Vec<Unit<P>>) {
-        self.units.call_once(|| units);
+    /// Sets the units, once, and leaves room for `spare` more. On an error they are still the caller's.
+    pub(crate) fn adopt(&self, units: &mut Vec<Unit<P>>, spare: usize) -> Result<(), ErrorKind> {
+        let cells = grow::filled(units.len().saturating_add(spare), Once::new)?;
+        let cells = self.units.call_once(|| cells);
+        units.drain(..).zip(cells).for_each(|(unit, cell)| drop(cell.call_once(|| unit)));
+        Ok(())
+    }
+
+    /// Adds a unit, for one caller at a time. Its place; the unit itself where there is no room.
+    pub(crate) fn add(&self, unit: Unit<P>) -> Result<usize, Unit<P>> {
+        let place = self.units().len();
+        match self.units.get().and_then(|cells| cells.get(place)) {
+            Some(cell) => {
+                cell.call_once(|| unit);
+                Ok(place)
+            }
+            None => Err(unit),
+        }
     }
 
     /// The working unit `id`.
@@ -76,8 +123,9 @@ impl<P: Platform> Machine<P> {
     }
 
     /// The host's platform, and the units, taken apart.
-    pub(crate) fn into_parts(self) -> (Host<P>, Option<Vec<Unit<P>>>) {
-        (self.host, self.units.try_into_inner())
+    pub(crate) fn into_parts(self) -> (Host<P>, impl Iterator<Item = Unit<P>>) {
+        let cells = self.units.try_into_inner().into_iter().flatten();
+        (self.host, cells.filter_map(Once::try_into_inner))
     }
 }
 
@@ -127,6 +175,8 @@ mod phase {
     pub(super) const SUSPENDED: u32 = 3;
     /// Taken over, in abort-DMA mode: every request is blocked, whatever tables say.
     pub(super) const SHIELDED: u32 = 4;
+    /// Taken out of the machine, for good; whatever takes its place is another unit.
+    pub(super) const REMOVED: u32 = 5;
 }
 
 impl<P: Platform> Unit<P> {

@@ -5,6 +5,7 @@
 mod arena;
 mod dmar;
 mod features;
+mod heap;
 mod host;
 mod probes;
 mod rig;
@@ -14,9 +15,11 @@ mod attach;
 mod bring_up;
 mod dirty;
 mod errors;
+mod exhaustion;
 mod explain;
 mod faults;
 mod flush;
+mod foreign;
 mod map;
 mod offers;
 mod pasids;
@@ -24,7 +27,6 @@ mod power;
 mod queue;
 mod reset;
 mod several;
-mod shared;
 mod speed;
 mod split;
 mod take_over;
@@ -60,16 +62,17 @@ const ALL: &[&[Story]] = &[
     bring_up::STORIES,
     dirty::STORIES,
     errors::STORIES,
+    exhaustion::STORIES,
     explain::STORIES,
     faults::STORIES,
     flush::STORIES,
+    foreign::STORIES,
     map::STORIES,
     pasids::STORIES,
     power::STORIES,
     queue::STORIES,
     reset::STORIES,
     several::STORIES,
-    shared::STORIES,
     speed::STORIES,
     split::STORIES,
     take_over::STORIES,

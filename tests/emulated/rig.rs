@@ -11,6 +11,7 @@ use vtd_emu::{Alias, Blocked, Dma, Form, Function, FunctionId, Keep, Pace, Profi
 
 use crate::dmar::Dmar;
 use crate::features;
+use crate::heap;
 use crate::host::{Driver, Host, base};
 use crate::probes::Probes;
 
@@ -290,6 +291,7 @@ pub struct Ear {
 
 impl Events for Ear {
     fn fault(&self, f: &Fault) {
+        let _own = heap::spare();
         self.faults.lock().unwrap().push(*f);
     }
     fn lost(&self, count: u64) {
@@ -396,6 +398,7 @@ impl Rig {
 
     /// The device reads eight bytes.
     pub fn read(&self, who: impl Into<Who>, at: u64) -> Result<u64, Blocked> {
+        let _own = heap::spare();
         let (who, mut bytes) = (who.into(), [0; 8]);
         let answer = self.host.machine().dma_read(self.function(who.device), &who.at(at), &mut bytes);
         self.host.interrupts();
@@ -404,6 +407,7 @@ impl Rig {
 
     /// The device writes eight bytes.
     pub fn write(&self, who: impl Into<Who>, at: u64, v: u64) -> Result<(), Blocked> {
+        let _own = heap::spare();
         let who = who.into();
         let answer = self.host.machine().dma_write(self.function(who.device), &who.at(at), &v.to_le_bytes());
         self.host.interrupts();

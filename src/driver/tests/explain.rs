@@ -34,7 +34,7 @@ fn told_but_not_waited_for(ecap: u64) {
     }
     {
         // The unit's tables: not even the first entry is known.
-        let unit = &m.vtd.core().units()[0];
+        let unit = &m.vtd.core().units().get(0).unwrap();
         let _held = unit.root.lock(&m.host);
         let e = ask();
         assert_eq!((e.walk.verdict, e.held, e.walk.steps().len()), (Verdict::Unknown, true, 1), "{e}");

@@ -58,6 +58,11 @@ impl Dmar {
         self.add(6, &[&[0, 0, 0, 0], &scope])
     }
 
+    /// The structures alone.
+    pub(super) fn structures(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// The whole table.
     pub(super) fn bytes(&self) -> Vec<u8> {
         let mut table =
@@ -78,7 +83,7 @@ impl Dmar {
     }
 }
 
-fn express(host: &Host, d: DeviceId, header: u32, kind: u32, class: u32) {
+pub(super) fn express(host: &Host, d: DeviceId, header: u32, kind: u32, class: u32) {
     let space = [(0, 0x1111_8086), (4, 1 << 20), (8, class << 8), (0xc, header << 16), (0x34, 0x40)];
     let capability = [(0x40, 0x10 | 2 << 16 | kind << 20), (0x44, 0), (0x68, 0), (0x100, 0)];
     space.into_iter().chain(capability).for_each(|(at, v)| host.set_config(d, at, v));

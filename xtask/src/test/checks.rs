@@ -57,7 +57,8 @@ fn clippy_host() -> Result<()> {
     cargo(&["clippy", "--quiet", "--package", "vtd", "--all-targets", "--all-features"], None, DENY)?;
     // Targets with `test = false` are not among all targets.
     cargo(&["clippy", "--quiet", "--package", "vtd", "--test", "qemu"], None, DENY)?;
-    cargo(&["clippy", "--quiet", "--package", "vtd-emu", "--package", "xtask", "--all-targets"], None, DENY)
+    let others = ["--package", "vtd-emu", "--package", "vtd-loom", "--package", "xtask", "--all-targets"];
+    cargo(&[&["clippy", "--quiet"], &others[..]].concat(), None, DENY)
 }
 
 fn clippy_bare() -> Result<()> {
