@@ -201,7 +201,8 @@ impl<P: Platform> Group<P> {
     /// In legacy mode a pass-through entry blocks the device's requests for translations: while `Target::Identity` is attached
     /// there the cache is off, and it comes back with the next domain. `Group::info` says how it stands.
     ///
-    /// The device should be quiet: no DMA of it under way (VT-d 4.5).
+    /// The device should be quiet: no DMA of it under way (VT-d 4.5). One that loses its configuration in another way than by a
+    /// reset, in a sleep state say, wants [`Group::reset`] around that too.
     ///
     /// Errors: `Unsupported(Ats(..))` with the reason; `Invalid(Device)`; `State(Quarantined)` and `State(Removed)`; `Busy`;
     /// `DeviceTimeout` where the device did not complete the invalidation: then it is blocked, as `Events::isolated` says.

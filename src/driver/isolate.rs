@@ -48,7 +48,10 @@ impl<P: Platform> Vtd<P> {
         for unit in core.units().iter() {
             while let Some(source) = unit.take_suspect(core.host()) {
                 let id = DeviceId { segment: unit.segment, source };
-                if let Some(m) = registry.find(id).and_then(|(g, m)| registry.members(g).get(m)) {
+                let member = registry.find(id).and_then(|(g, m)| registry.members(g).get(m));
+                // Whose owner has given it back meanwhile is off, and no matter of the next one.
+                let matters = Matter::CACHING | Matter::HELD | Matter::QUARANTINED;
+                if let Some(m) = member.filter(|m| m.standing.is(matters)) {
                     m.standing.set(Matter::SUSPECT);
                 }
             }

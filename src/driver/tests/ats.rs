@@ -126,7 +126,9 @@ fn a_cache_whose_tag_finds_no_memory_stays_off_and_with_one_it_is_flushed() {
         let d: Domain<Host> = m.vtd.domain(&WIDE).unwrap();
         map(&d, 0x1000, 0xa000, 0x2000);
         let groups: std::vec::Vec<_> = (1..6).map(|n| m.claim(dev(n))).collect();
-        groups.iter().for_each(|g| drop(g.attach(Target::Domain(&d)).unwrap()));
+        for g in &groups {
+            g.attach(Target::Domain(&d)).unwrap();
+        }
         let (last, others) = groups.split_first().unwrap();
         for (n, g) in (2..).zip(others) {
             g.set_ats(dev(n), Ats::Trusted).unwrap();
