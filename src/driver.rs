@@ -408,12 +408,15 @@ impl<P: Platform> Vtd<P> {
         };
         let (mut left, mut pending) = (budget, false);
         let units = core.units();
+        for unit in units.iter().filter(|u| !u.removed()) {
+            // An error of the queue belongs to whoever waits; here it is only kept from blocking fault interrupts.
+            let _ = unit.tend_queue(core.host());
+        }
+        left = left.saturating_sub(self.isolate_suspects(registry));
         for i in 0..units.len() {
             // Each call begins with another unit: one whose faults use up every budget does not silence the others.
             let turn = (round % units.len() as u64) as usize;
             let Some(unit) = units.get((turn + i) % units.len()).filter(|u| !u.removed()) else { continue };
-            // An error of the queue belongs to whoever waits; here it is only kept from blocking fault interrupts.
-            let _ = unit.tend_queue(core.host());
             unit.faults().collect(core.host(), unit);
             pending |= unit.faults().pending(unit);
             // Those that no owner hears have a share as a device has: a storm of them leaves budget for everyone else.
@@ -585,6 +588,7 @@ impl<P: Platform> Vtd<P> {
 }
 
 mod hot_plug;
+mod isolate;
 mod power;
 pub(crate) mod shield;
 #[cfg(test)]

@@ -71,13 +71,16 @@ mod space;
 mod unit;
 
 pub use device::GroupId;
+pub use device::ats::Ats;
 pub use device::attach::{Change, Group, Target};
 pub use device::events::{Events, Fault};
+pub use device::info::DeviceInfo;
 pub use device::registry::Owner;
+pub use device::reset::Reset;
 pub use driver::shield::{ShieldReport, Shielding};
 pub use driver::{BringUp, FirmwareReport, Service, UnitReport, Vtd};
 pub use host::address::{DeviceId, Gpa, Hpa, INTERRUPT_RANGE, Iova, Nanos, PAGE, Pasid, Range, SourceId, UnitId};
-pub use host::error::{Class, Error, ErrorKind, Field, MapError, MapWhy, Need, State, Step};
+pub use host::error::{Class, Error, ErrorKind, Field, MapError, MapWhy, Need, NoAts, State, Step};
 #[cfg(feature = "observe")]
 pub use host::observe::{Store, observe};
 pub use host::platform::{Event, Identity, Message, Mmio, Platform, PlatformError, Registers};

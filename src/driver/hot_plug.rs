@@ -6,7 +6,7 @@ use crate::device::registry::Found;
 use crate::device::scan;
 use crate::dmar::Topology;
 use crate::host::address::{DeviceId, UnitId};
-use crate::host::error::{Error, ErrorKind, Field, Need, State, Step};
+use crate::host::error::{Error, ErrorKind, Field, Need, Step};
 use crate::host::grow;
 use crate::host::platform::Platform;
 use crate::unit::Unit;

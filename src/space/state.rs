@@ -11,6 +11,7 @@ use super::paging::engine::{Failed, Limits, Stale};
 use super::spec::{DomainSpec, Stage};
 use super::tables::Tables;
 use super::unmapped::Unmapped;
+use crate::dmar::IntegratedFlags;
 use crate::host::address::{Hpa, INTERRUPT_RANGE, Iova, Nanos, Range};
 use crate::host::error::{Error, ErrorKind, Field, MapError, MapWhy, Need};
 use crate::host::grow;
@@ -22,6 +23,7 @@ use crate::hw::descriptors::Throttle;
 use crate::hw::registers::TableMode;
 use crate::unit::flights::Flights;
 use crate::unit::invalidate::{Batch, Request};
+use crate::unit::pasid::RID_PASID;
 use crate::unit::rules::{self, Change, Facts, Step};
 use crate::unit::{Machine, Unit};
 use alloc::vec::Vec;
@@ -45,6 +47,7 @@ pub(crate) enum Root {
 
 impl Root {
     /// The top table.
+    #[cfg(test)]
     pub(crate) fn table(self) -> Hpa {
         match self {
             Root::First { table, .. } | Root::Second { table, .. } => table,
@@ -61,6 +64,8 @@ pub(crate) struct User<'u, P: Platform> {
     pub(crate) pasid: u32,
     /// How to invalidate its own cache, where that is on.
     pub(crate) device: Option<Throttle>,
+    /// What firmware says of the device.
+    pub(crate) flags: IntegratedFlags,
 }
 
 impl<P: Platform> Clone for User<'_, P> {
@@ -75,6 +80,13 @@ impl<P: Platform> User<'_, P> {
     /// What entries and caches of this user are known by.
     pub(crate) fn facts(&self, did: u16) -> Facts {
         Facts { source: self.source, did, pasid: self.pasid, device: self.device }
+    }
+
+    /// Whether firmware forbids this of the entry (VT-d 8.3.1, SIDP): of that for requests without PASID alone; and how walks
+    /// snoop is in an entry in scalable mode only.
+    pub(crate) fn forbids(&self, what: IntegratedFlags) -> bool {
+        let here = self.unit.scalable() || what != IntegratedFlags::NO_WALK_SNOOP;
+        self.flags.contains(what) && self.pasid == RID_PASID && here
     }
 }
 
@@ -218,7 +230,12 @@ impl<P: Platform> Space<P> {
     /// the tags. The domain id.
     pub(crate) fn enter(&self, user: &User<'_, P>) -> Result<u16, Error> {
         let unit = user.unit;
-        if let Some(need) = self.spec.lacking(unit) {
+        let forbidden = [
+            (self.spec.coherent, IntegratedFlags::NO_WALK_SNOOP, Need::Coherence),
+            (self.spec.force_snoop, IntegratedFlags::NO_PAGE_SNOOP, Need::SnoopControl),
+        ];
+        let forbidden = forbidden.into_iter().find(|(wanted, what, _)| *wanted && user.forbids(*what));
+        if let Some(need) = self.spec.lacking(unit).or(forbidden.map(|(.., need)| need)) {
             return Err(ErrorKind::Unsupported(need).on(unit.id));
         }
         if self.foreign.as_ref().is_some_and(|t| !t.taken_by(unit)) {

@@ -78,10 +78,6 @@ impl<'m, P: Platform> Units<'m, P> {
         self.iter().count()
     }
 
-    pub(crate) fn is_empty(self) -> bool {
-        self.len() == 0
-    }
-
     pub(crate) fn iter(self) -> impl Iterator<Item = &'m Unit<P>> + Clone {
         self.0.iter().map_while(Once::get)
     }
@@ -101,7 +97,9 @@ impl<P: Platform> Machine<P> {
     pub(crate) fn adopt(&self, units: &mut Vec<Unit<P>>, spare: usize) -> Result<(), ErrorKind> {
         let cells = grow::filled(units.len().saturating_add(spare), Once::new)?;
         let cells = self.units.call_once(|| cells);
-        units.drain(..).zip(cells).for_each(|(unit, cell)| drop(cell.call_once(|| unit)));
+        units.drain(..).zip(cells).for_each(|(unit, cell)| {
+            cell.call_once(|| unit);
+        });
         Ok(())
     }
 

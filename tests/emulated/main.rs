@@ -10,6 +10,7 @@ mod host;
 mod probes;
 mod rig;
 
+mod ats;
 mod attach;
 mod bring_up;
 mod dirty;
@@ -25,6 +26,7 @@ mod pasids;
 mod power;
 mod queue;
 mod regressions;
+mod reset;
 mod several;
 mod speed;
 mod split;
@@ -56,6 +58,7 @@ macro_rules! stories {
 }
 
 const ALL: &[&[Story]] = &[
+    ats::STORIES,
     attach::STORIES,
     bring_up::STORIES,
     dirty::STORIES,
@@ -70,6 +73,7 @@ const ALL: &[&[Story]] = &[
     power::STORIES,
     queue::STORIES,
     regressions::STORIES,
+    reset::STORIES,
     several::STORIES,
     speed::STORIES,
     split::STORIES,

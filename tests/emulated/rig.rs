@@ -40,6 +40,11 @@ impl Mode {
         Mode { tables, stage, ..self }
     }
 
+    /// How fast units are.
+    pub fn pace(&self) -> Pace {
+        (self.pace)(1)
+    }
+
     /// Whether such a unit runs in scalable mode.
     pub fn scalable(&self, p: &Profile) -> bool {
         self.tables == Tables::Best && p.smts() && p.qi()
@@ -150,6 +155,12 @@ pub struct Plan {
     pub config: Config,
     /// Regions that firmware reserves: first and last address, and the device.
     pub reserved: Vec<(u64, u64, DeviceId)>,
+    /// Devices beside those that all machines have.
+    pub more: Vec<(DeviceId, Function)>,
+    /// Root ports that firmware lists as ones that support ATS.
+    pub ports: Vec<DeviceId>,
+    /// What firmware says of integrated devices.
+    pub properties: Vec<(DeviceId, u8)>,
     pub seed: u64,
 }
 
@@ -164,7 +175,9 @@ impl Plan {
             identity_top: Hpa::new(64 << 20).expect("low"),
             ..Config::default()
         };
-        Plan { profiles: vec![profile.clone()], mode, config, reserved: Vec::new(), seed: 1 }
+        let profiles = vec![profile.clone()];
+        let (reserved, more, ports, properties) = Default::default();
+        Plan { profiles, mode, config, reserved, more, ports, properties, seed: 1 }
     }
 
     /// The same with two units: the first serves devices 1 and 2, the second all others.
@@ -224,6 +237,15 @@ impl Plan {
                 add(d, Function { alias: Alias::Sometimes(SUBSTITUTE), ..f });
             }
         }
+        for (d, f) in &self.more {
+            devices.push((*d, host.machine().add_function(f.clone())));
+        }
+        if !self.ports.is_empty() {
+            dmar = dmar.ports(&self.ports);
+        }
+        for (device, flags) in &self.properties {
+            dmar = dmar.properties(*device, *flags);
+        }
         for (first, end, device) in &self.reserved {
             dmar = dmar.reserved(*first, *end, *device);
         }
@@ -264,6 +286,7 @@ impl Plan {
 pub struct Ear {
     faults: Mutex<Vec<Fault>>,
     lost: Mutex<u64>,
+    isolated: Mutex<Vec<DeviceId>>,
 }
 
 impl Events for Ear {
@@ -274,11 +297,17 @@ impl Events for Ear {
     fn lost(&self, count: u64) {
         *self.lost.lock().unwrap() += count;
     }
+    fn isolated(&self, d: DeviceId) {
+        self.isolated.lock().unwrap().push(d);
+    }
 }
 
 impl Ear {
     pub fn heard(&self) -> Vec<Fault> {
         std::mem::take(&mut self.faults.lock().unwrap())
+    }
+    pub fn isolated(&self) -> Vec<DeviceId> {
+        std::mem::take(&mut self.isolated.lock().unwrap())
     }
     pub fn missed(&self) -> u64 {
         std::mem::take(&mut self.lost.lock().unwrap())

@@ -1,5 +1,6 @@
 //! The whole driver on stand-in units.
 
+mod ats;
 mod attach;
 mod bring_up;
 mod dirty;
