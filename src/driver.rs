@@ -8,7 +8,7 @@ use crate::device::scan;
 use crate::device::{GroupId, Tree, Why};
 use crate::dmar::Topology;
 use crate::host::address::{DeviceId, Hpa, Nanos, Range, SourceId, UnitId};
-use crate::host::error::{Error, ErrorKind, Need, State};
+use crate::host::error::{Error, ErrorKind, Field, Need, State};
 use crate::host::grow;
 use crate::host::mem::Shared;
 use crate::host::platform::{Event, Platform};
@@ -16,7 +16,9 @@ use crate::host::sync::{Lock, Once, Rank};
 use crate::hw::capabilities::Capabilities;
 use crate::hw::faults::FaultRecord;
 use crate::hw::registers::{Gsts, TableMode};
+use crate::space::address_space::AddressSpace;
 use crate::space::domain::{Domain, FlushMode, Strict};
+use crate::space::foreign::CheckedTables;
 use crate::space::spec::DomainSpec;
 use crate::unit::bring_up::{Place, Skipped, TakeOver};
 use crate::unit::config::Config;
@@ -162,6 +164,27 @@ impl<P: Platform> Vtd<P> {
     ///
     /// Once only. After an error the units are off again as far as they answer, and the handle is good for `hand_back`.
     /// Waits, with deadlines.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn core::error::Error>> {
+    /// # use vtd::{Access, Config, Iova, Owner, PAGE, Strict, TakeOver, Target};
+    /// # use emulated::CARD;
+    /// # let (host, vtd, group) = emulated::ready();
+    /// # let domain = vtd.domain::<Strict>(&group.best_spec())?;
+    /// # group.attach(Target::Domain(&domain))?;
+    /// # domain.map(Iova::at(0x4000_0000), host.memory(1), PAGE, Access::READ | Access::WRITE)?;
+    /// // Whoever had the machine is gone, and has left its unit translating; its memory is as it was.
+    /// core::mem::forget((vtd, group, domain));
+    /// let vtd = host.driver(Config::default())?;
+    /// let report = vtd.bring_up(TakeOver::Adopt)?;
+    /// assert_eq!(report.units[0].adopted.map(|a| a.entries), Some(1));
+    /// // The device goes on, until its group is claimed.
+    /// host.write(None, 0x4000_0000, 1)?;
+    /// let group = vtd.claim(vtd.group_of(CARD)?, Owner::HOST)?;
+    /// assert!(host.write(None, 0x4000_0000, 2).is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn bring_up(&self, found: TakeOver) -> Result<BringUp, Error> {
         let core = &*self.0;
         {
@@ -385,12 +408,15 @@ impl<P: Platform> Vtd<P> {
         };
         let (mut left, mut pending) = (budget, false);
         let units = core.units();
+        for unit in units.iter().filter(|u| !u.removed()) {
+            // An error of the queue belongs to whoever waits; here it is only kept from blocking fault interrupts.
+            let _ = unit.tend_queue(core.host());
+        }
+        left = left.saturating_sub(self.isolate_suspects(registry));
         for i in 0..units.len() {
             // Each call begins with another unit: one whose faults use up every budget does not silence the others.
             let turn = (round % units.len() as u64) as usize;
             let Some(unit) = units.get((turn + i) % units.len()).filter(|u| !u.removed()) else { continue };
-            // An error of the queue belongs to whoever waits; here it is only kept from blocking fault interrupts.
-            let _ = unit.tend_queue(core.host());
             unit.faults().collect(core.host(), unit);
             pending |= unit.faults().pending(unit);
             // Those that no owner hears have a share as a device has: a storm of them leaves budget for everyone else.
@@ -548,9 +574,21 @@ impl<P: Platform> Vtd<P> {
         }
         Ok(domain)
     }
+
+    /// A CPU's tables, checked for what the units of its devices offer (`Group::table_offers`), for groups to be attached to. They
+    /// are the owner's: they must stay, and keep to their form, until no group is attached to them.
+    ///
+    /// Errors: `Invalid(Address)` where they were checked for more address bits than this machine has; `OutOfMemory`.
+    pub fn address_space(&self, tables: CheckedTables) -> Result<AddressSpace<P>, Error> {
+        if tables.output() > self.0.hpa_width() {
+            return Err(ErrorKind::Invalid(Field::Address).into());
+        }
+        Ok(AddressSpace::new(&self.0.machine, tables)?)
+    }
 }
 
 mod hot_plug;
+mod isolate;
 mod power;
 pub(crate) mod shield;
 #[cfg(test)]

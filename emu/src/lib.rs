@@ -46,7 +46,7 @@ mod unit;
 pub use adversary::Adversary;
 pub use bus::{Bus, DeviceInvalidation, GroupResponse, Snoop};
 pub use caches::{Cached, Caches, Context, Held, Keep, Leaf, PasidEntry, Rights, Stage, Table, Translation};
-pub use devices::{Alias, Answers, Ats, Form, Function, FunctionId, Kept, Manner, PasidCapability, Pri};
+pub use devices::{Alias, Answers, Ats, Form, Function, FunctionId, Kept, Manner, PasidCapability, Pri, Virtuals};
 pub use explain::{Explanation, Step, What, Words};
 pub use interrupts::{InterruptAnswer, InterruptRequest};
 pub use invalidation::{Invalidation, Pages};

@@ -1,7 +1,6 @@
 //! The way of an address through the tables that the driver built, read by the kernel as the unit reads them (VT-d 3.4.2 to
 //! 3.7): root table, context table, in scalable mode PASID directory and PASID table, then page tables of either stage.
 
-use crate::boot::info::{self, Kind};
 use crate::platform::KernelPlatform;
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -10,7 +9,7 @@ use vtd::hw::pages::{self, first};
 use vtd::hw::pasid_tables::{DirectoryEntry, PasidEntry, PasidTranslation, ScalableContextEntry};
 use vtd::hw::registers::{RootPointer, TableMode, at};
 use vtd::hw::tables::{self, ContextEntry, RootEntry, Translation, context_index, root_index};
-use vtd::{DeviceId, Platform, Registers, Vtd};
+use vtd::{DeviceId, Hpa, Platform, Registers, Vtd};
 
 /// One entry on the way.
 pub struct Step {
@@ -53,12 +52,9 @@ pub struct Way {
 
 /// Word `i` of the table at `table`.
 fn word(table: u64, i: usize) -> Result<u64, String> {
-    let within = |r: &&info::Region| r.kind == Kind::Ram && r.start <= table && table + vtd::PAGE <= r.end;
-    if info::get().regions().iter().find(within).is_none() || i >= pages::ENTRIES {
-        return Err(format!("the way leads to a table at {table:#x}, where no memory is"));
-    }
-    // SAFETY: a word in memory, which is mapped at its own address; read only, whoever else uses it.
-    Ok(unsafe { (table as *const u64).add(i).read_volatile() })
+    let at = Hpa::new(table + 8 * i as u64).filter(|_| i < pages::ENTRIES);
+    at.and_then(|at| KernelPlatform.peek(at))
+        .ok_or(format!("the way leads to a table at {table:#x}, where no memory is"))
 }
 
 fn words<const N: usize>(table: u64, first: usize) -> Result<[u64; N], String> {

@@ -10,16 +10,19 @@ use super::entries::{self, Aim};
 use super::events::Events;
 use super::group::GroupId;
 use super::registry::{Attached, Member, Owner};
-use crate::host::address::{DeviceId, Hpa, INTERRUPT_RANGE, Pasid, Range, SourceId};
-use crate::host::error::{Error, ErrorKind, Field, Need};
+use super::standing::Matter;
+use crate::dmar::IntegratedFlags;
+use crate::host::address::{DeviceId, INTERRUPT_RANGE, Pasid, Range, SourceId};
+use crate::host::error::{Error, ErrorKind, Field, Need, State};
 use crate::host::grow;
 use crate::host::mem::Shared;
 use crate::host::platform::Platform;
+use crate::space::address_space::AddressSpace;
 use crate::space::domain::{Deferred, Domain, Strict};
-use crate::space::foreign::{ForeignTables, TableForm};
-use crate::space::shared::{AddressSpace, NotShared};
+use crate::space::foreign::{Offers, Refused, TableForm};
 use crate::space::spec::DomainSpec;
 use crate::space::state::User;
+use crate::unit::Unit;
 use crate::unit::flights::Flights;
 use crate::unit::invalidate::Batch;
 use crate::unit::pasid::RID_PASID;
@@ -38,7 +41,7 @@ pub enum Target<'a, P: Platform> {
     Domain(&'a Domain<P, Strict>),
     /// A domain that flushes at `sync`.
     Deferred(&'a Domain<P, Deferred>),
-    /// A CPU's own page tables. Refused for devices with regions reserved by firmware, which nobody can map there.
+    /// A CPU's own tables.
     Shared(&'a AddressSpace<P>),
 }
 
@@ -53,10 +56,10 @@ pub enum Change {
 
 /// A claimed group: the right to say what its devices reach. Dropping it releases it.
 pub struct Group<P: Platform> {
-    core: Shared<Core<P>>,
+    pub(super) core: Shared<Core<P>>,
     id: GroupId,
     /// Its place in the registry.
-    place: usize,
+    pub(super) place: usize,
     owner: Owner,
     live: bool,
 }
@@ -66,21 +69,30 @@ pub struct Group<P: Platform> {
 pub(crate) enum Scope {
     /// Those without PASID, of every requester id of every member.
     Plain,
+    /// The same of one member.
+    PlainOf { member: usize },
     /// Those of one member with this PASID.
     Pasid { member: usize, pasid: Pasid },
 }
 
 /// The right to change a group's attachment, taken from everyone else for as long as it lives.
-struct Changing<'g, P: Platform> {
+pub(crate) struct Changing<'g, P: Platform> {
     group: &'g Group<P>,
 }
 
 impl<P: Platform> Drop for Changing<'_, P> {
     fn drop(&mut self) {
-        let Ok(registry) = self.group.core.registry() else { return };
-        let mut states = registry.states.lock(self.group.core.platform());
-        if let Some(s) = states.get_mut(self.group.place) {
-            s.busy = false;
+        let (core, place) = (&self.group.core, self.group.place);
+        let Ok(registry) = core.registry() else { return };
+        {
+            let mut states = registry.states.lock(core.platform());
+            if let Some(s) = states.get_mut(place) {
+                s.busy = false;
+            }
+        }
+        // `service` may have come to isolate one of them meanwhile, and gone.
+        if registry.members(place).iter().any(|m| m.standing.is(Matter::SUSPECT)) {
+            core.platform().wake();
         }
     }
 }
@@ -104,6 +116,9 @@ impl<P: Platform> Group<P> {
             if unit.stopped() {
                 return Err(ErrorKind::State(unit.idle()).on(unit.id).of(m.device));
             }
+            if m.standing.is(Matter::GONE) && !m.is_back(core.platform()) {
+                return Err(ErrorKind::State(State::Removed).of(m.device));
+            }
             if owner != Owner::HOST && m.reserved.iter().any(|(_, relaxable)| !relaxable) {
                 return Err(ErrorKind::Invalid(Field::ReservedRegion).of(m.device));
             }
@@ -117,7 +132,17 @@ impl<P: Platform> Group<P> {
             s.owner = Some(owner);
         }
         let group = Group { core: core.clone(), id, place, owner, live: true };
+        for m in group.members().iter().filter(|m| m.standing.clear(Matter::GONE)) {
+            if let Some(unit) = group.unit(m) {
+                unit.hear_again(core.host(), m.device.source);
+            }
+        }
         group.attach(Target::Blocked)?;
+        // Who was blocked apart while nobody owned the group has no entry, as all of them.
+        for m in group.members() {
+            m.standing.clear(Matter::HELD | Matter::QUARANTINED | Matter::SUSPECT);
+        }
+        group.find_off()?;
         group.listen_from_now()?;
         group.set_pasids(true)?;
         Ok(group)
@@ -126,7 +151,7 @@ impl<P: Platform> Group<P> {
     /// Lets devices send requests with PASID, where they and their units can, or not any more. Every PASID is blocked now.
     fn set_pasids(&self, on: bool) -> Result<(), Error> {
         for m in self.members() {
-            let able = m.unit().and_then(|i| self.core.units().get(i)).is_some_and(|u| m.requester(u).pasid_bits != 0);
+            let able = self.unit(m).is_some_and(|u| m.requester(u).pasid_bits != 0) && !m.standing.is(Matter::GONE);
             if let Some(capability) = m.pasid.filter(|_| able) {
                 capability.switch(self.core.platform(), m.device, on)?;
             }
@@ -165,8 +190,31 @@ impl<P: Platform> Group<P> {
         self.owner
     }
 
-    fn members(&self) -> &[Member] {
+    pub(super) fn members(&self) -> &[Member] {
         self.core.registry().map_or(&[], |r| r.members(self.place))
+    }
+
+    /// The unit that serves a member.
+    pub(super) fn unit(&self, m: &Member) -> Option<&Unit<P>> {
+        m.unit().and_then(|i| self.core.units().get(i))
+    }
+
+    /// A device of the group: its place, itself, its unit.
+    pub(super) fn member(&self, d: DeviceId) -> Result<(usize, &Member, &Unit<P>), Error> {
+        let find = |(_, m): &(usize, &Member)| m.device == d;
+        let found = self.members().iter().enumerate().find(find);
+        let (place, m) = found.ok_or(ErrorKind::Invalid(Field::Device).of(d))?;
+        let unit = self.unit(m).ok_or(ErrorKind::Unsupported(Need::Unit).of(d))?;
+        Ok((place, m, unit))
+    }
+
+    /// What a member's requests are attached to: those without PASID, then those of each PASID that is attached.
+    pub(super) fn attachment(&self, member: usize, n: usize) -> Result<Option<(Scope, Attached<P>)>, Error> {
+        let states = self.core.registry()?.states.lock(self.core.platform());
+        let s = states.get(self.place).ok_or(Error::from(ErrorKind::Unknown))?;
+        let Some(n) = n.checked_sub(1) else { return Ok(Some((Scope::PlainOf { member }, s.attached.clone()))) };
+        let mut of = s.pasids.iter().filter(|(m, ..)| *m == member);
+        Ok(of.nth(n).map(|(_, pasid, to)| (Scope::Pasid { member, pasid: *pasid }, to.clone())))
     }
 
     /// The devices of the group.
@@ -192,38 +240,46 @@ impl<P: Platform> Group<P> {
     pub fn best_spec(&self) -> DomainSpec {
         let units = self.core.units();
         let members = self.members().iter().filter_map(|m| units.get(m.unit()?));
-        DomainSpec::best_of(members).unwrap_or_default()
+        let mut spec = DomainSpec::best_of(members).unwrap_or_default();
+        let unsnooped = |u: User<'_, P>| u.forbids(IntegratedFlags::NO_WALK_SNOOP);
+        spec.coherent &= !self.users(Scope::Plain).any(unsnooped);
+        spec
     }
 
-    /// An address space for devices of this group on a CPU's own page tables, of `levels` 4 or 5 with the top one at `root`: checked
-    /// for the units of the group, and refused with the reason where these could not walk them. Reads all of the tables.
-    pub fn share_tables(
-        &self,
-        form: TableForm,
-        root: Hpa,
-        levels: u8,
-        tables: &dyn ForeignTables,
-    ) -> Result<AddressSpace<P>, NotShared> {
-        let units = self.members().iter().filter_map(|m| self.core.units().get(m.unit()?));
-        AddressSpace::new(self.core.machine(), units, (form, root, levels), tables, self.core.hpa_width())
+    /// What all units of the group offer to tables of a CPU, for [`CheckedTables::check`](crate::CheckedTables::check).
+    pub fn table_offers(&self, form: TableForm) -> Result<Offers, Refused> {
+        let units = self.core.units();
+        let members = self.members().iter().filter_map(|m| units.get(m.unit()?));
+        let mut all = None;
+        for unit in members {
+            let offers = Offers::of(unit, form, self.core.hpa_width())?;
+            all = Some(all.map_or(offers, |others| offers.and(others).unwrap_or(offers)));
+        }
+        all.ok_or(Refused::Stage(form))
     }
 
     /// Whose entries a change is about: each requester id with the unit that serves it.
-    fn users(&self, scope: Scope) -> impl Iterator<Item = User<'_, P>> + '_ {
+    /// None of a member that is blocked apart from its group: it is in nobody's tags, and its entries are not written.
+    pub(super) fn users(&self, scope: Scope) -> impl Iterator<Item = User<'_, P>> + '_ {
         let units = self.core.units();
-        let served = move |(n, m)| units.get(Member::unit(m)?).map(|unit| (n, m, unit));
+        let served = move |(n, m): (usize, _)| {
+            let unit = units.get(Member::unit(m)?)?;
+            (!m.standing.is(Matter::HELD)).then_some((n, m, unit))
+        };
         self.members().iter().enumerate().filter_map(served).flat_map(move |(n, m, unit)| {
             let pasid = match scope {
                 Scope::Plain => Some(RID_PASID),
+                Scope::PlainOf { member } => Some(RID_PASID).filter(|_| member == n),
                 Scope::Pasid { member, pasid } => Some(pasid.get()).filter(|_| member == n),
             };
             let index = Member::unit(m).unwrap_or_default();
             m.sources.iter().filter_map(move |source| {
                 // An alias carries no PASID and has no cache.
                 let own = *source == m.device.source;
-                let pasid = pasid.filter(|_| own || scope == Scope::Plain)?;
-                let device = m.cache.throttle().filter(|_| own);
-                Some(User { index, unit, source: source.0, pasid, device })
+                let pasid = pasid.filter(|_| own || !matches!(scope, Scope::Pasid { .. }))?;
+                let device = m.standing.throttle().filter(|_| own);
+                let flags = m.flags.unwrap_or_default();
+                Some(User { index, unit, source: source.0, pasid, device, flags })
             })
         })
     }
@@ -231,7 +287,34 @@ impl<P: Platform> Group<P> {
     /// Has every request without PASID of every member go through `to`, under each id that it may carry, or changes nothing
     /// and says why. After a timeout the group is blocked.
     ///
+    /// A member that is blocked for a reset comes to `to` when that is over. With one that did not answer (`State(Quarantined)`)
+    /// the group can only be blocked.
+    ///
     /// Waits for invalidations, with a deadline. Not for interrupt context.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn core::error::Error>> {
+    /// # use vtd::{Access, Change, Iova, PAGE, Strict, Target};
+    /// # let (host, vtd, group) = emulated::ready();
+    /// let (one, two) = (vtd.domain::<Strict>(&group.best_spec())?, vtd.domain::<Strict>(&group.best_spec())?);
+    /// let (at, first, second) = (Iova::at(0x4000_0000), host.memory(1), host.memory(1));
+    /// one.map(at, first, PAGE, Access::READ | Access::WRITE)?;
+    /// two.map(at, second, PAGE, Access::READ | Access::WRITE)?;
+    ///
+    /// group.attach(Target::Domain(&one))?;
+    /// host.write(None, 0x4000_0000, 1)?;
+    /// // Second-stage tables take each other's place: every request meets the one or the other.
+    /// assert_eq!(group.attach(Target::Domain(&two))?, Change::Seamless);
+    /// host.write(None, 0x4000_0000, 2)?;
+    /// assert_eq!((host.word(first.get()), host.word(second.get())), (Some(1), Some(2)));
+    ///
+    /// group.attach(Target::Identity)?;
+    /// host.write(None, first.get() + 8, 3)?;
+    /// group.attach(Target::Blocked)?;
+    /// assert!(host.write(None, first.get() + 8, 4).is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn attach(&self, to: Target<'_, P>) -> Result<Change, Error> {
         self.change_to(Scope::Plain, to)
     }
@@ -239,11 +322,40 @@ impl<P: Platform> Group<P> {
     /// Has the requests of device `d` with PASID `p` go through `to`, beside those without PASID and with others, or changes
     /// nothing and says why. After a timeout the PASID is blocked. `Target::Blocked` ends it, as `detach_pasid` does.
     ///
-    /// Errors: `Unsupported(Pasid)` where the unit takes no PASIDs (scalable mode and ECAP.PASID); `Unsupported(DevicePasid)`
+    /// Errors: `State(Quarantined)`, `State(InReset)` and `State(Removed)` for a device that is blocked by itself;
+    /// `Unsupported(Pasid)` where the unit takes no PASIDs (scalable mode and ECAP.PASID); `Unsupported(DevicePasid)`
     /// where the device sends none, or something on its way or in its group may turn them round; `Invalid(Pasid)` for a PASID
     /// wider than both take; those of `attach`.
     ///
     /// Waits for invalidations, with a deadline. Not for interrupt context.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn core::error::Error>> {
+    /// # use vtd::{Access, Iova, PAGE, Pasid, Stage, Strict, Target};
+    /// # use emulated::CARD;
+    /// # let (host, vtd, group) = emulated::ready();
+    /// let mut spec = group.best_spec();
+    /// let plain = vtd.domain::<Strict>(&spec)?;
+    /// (spec.stage, spec.levels, spec.width) = (Stage::First, 4, 47);
+    /// let process = vtd.domain::<Strict>(&spec)?;
+    /// let (at, first, second) = (Iova::at(0x4000_0000), host.memory(1), host.memory(1));
+    /// plain.map(at, first, PAGE, Access::READ | Access::WRITE)?;
+    /// process.map(at, second, PAGE, Access::READ | Access::WRITE)?;
+    ///
+    /// // Beside each other: requests without PASID by second-stage tables, those with PASID 7 by first-stage tables.
+    /// let seven = Pasid::new(7).unwrap();
+    /// group.attach(Target::Domain(&plain))?;
+    /// group.attach_pasid(CARD, seven, Target::Domain(&process))?;
+    /// host.write(None, 0x4000_0000, 1)?;
+    /// host.write(Some(seven), 0x4000_0000, 2)?;
+    /// assert_eq!((host.word(first.get()), host.word(second.get())), (Some(1), Some(2)));
+    ///
+    /// group.detach_pasid(CARD, seven)?;
+    /// assert!(host.write(Some(seven), 0x4000_0000, 3).is_err());
+    /// host.write(None, 0x4000_0000, 4)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn attach_pasid(&self, d: DeviceId, p: Pasid, to: Target<'_, P>) -> Result<Change, Error> {
         let with = |e: Error| Error { pasid: Some(p), ..e.of(d) };
         let scope = self.pasid_scope(d, p).map_err(with)?;
@@ -256,10 +368,7 @@ impl<P: Platform> Group<P> {
     }
 
     fn pasid_scope(&self, d: DeviceId, pasid: Pasid) -> Result<Scope, Error> {
-        let find = |m: &Member| m.device == d;
-        let member = self.members().iter().position(find).ok_or(Error::from(ErrorKind::Invalid(Field::Device)))?;
-        let m = self.members().get(member).ok_or(Error::from(ErrorKind::Unknown))?;
-        let unit = m.unit().and_then(|i| self.core.units().get(i)).ok_or(ErrorKind::Unsupported(Need::Unit))?;
+        let (member, m, unit) = self.member(d)?;
         let alone = self.members().iter().filter(|m| m.pasid.is_some()).count() == 1;
         if !(unit.scalable() && unit.caps.ecap.pasid()) {
             Err(ErrorKind::Unsupported(Need::Pasid).on(unit.id))
@@ -278,7 +387,7 @@ impl<P: Platform> Group<P> {
             Target::Identity => Attached::Identity,
             Target::Domain(d) => Attached::Space(d.space.clone()),
             Target::Deferred(d) => Attached::Space(d.space.clone()),
-            Target::Shared(s) => Attached::Space(s.space.clone()),
+            Target::Shared(a) => Attached::Space(a.space.clone()),
         };
         // Its flushes would go to another machine's units.
         if let Attached::Space(space) = &new
@@ -287,10 +396,23 @@ impl<P: Platform> Group<P> {
             return Err(ErrorKind::Invalid(Field::Domain).into());
         }
         let (_changing, old, unproved) = self.change(scope)?;
+        self.answerable(scope, &new)?;
         let new = match new {
             Attached::Identity if self.needs_identity_tables(scope) => Attached::Space(self.core.identity_space()?),
             new => new,
         };
+        let outcome = self.move_to(scope, old, new, unproved);
+        if scope == Scope::Plain {
+            self.take_up();
+        }
+        outcome
+    }
+
+    /// Attaches, with the right to. What is done first to make that possible `take_up` undoes.
+    fn move_to(&self, scope: Scope, old: Attached<P>, new: Attached<P>, unproved: bool) -> Result<Change, Error> {
+        if scope == Scope::Plain {
+            self.make_way(&new)?;
+        }
         self.enter(scope, &new)?;
         match self.switch(scope, &new, unproved) {
             Ok(change) => {
@@ -299,6 +421,8 @@ impl<P: Platform> Group<P> {
                 Ok(change)
             }
             Err(e) => {
+                // Who did not answer is blocked apart, and not asked again.
+                self.isolate_silent(scope, &new);
                 // Fail closed. What either domain's entries may have left in caches keeps its ids and tables.
                 let proved = self.switch(scope, &Attached::Blocked, true).is_ok();
                 self.set(scope, Attached::Blocked, !proved);
@@ -313,6 +437,11 @@ impl<P: Platform> Group<P> {
         }
     }
 
+    /// Takes the right to change.
+    pub(crate) fn hold(&self) -> Result<Changing<'_, P>, Error> {
+        self.change(Scope::Plain).map(|(changing, ..)| changing)
+    }
+
     /// Takes the right to change, and says what is attached and whether caches may hold what nobody knows of.
     fn change(&self, scope: Scope) -> Result<(Changing<'_, P>, Attached<P>, bool), Error> {
         let mut states = self.core.registry()?.states.lock(self.core.platform());
@@ -321,7 +450,7 @@ impl<P: Platform> Group<P> {
             return Err(ErrorKind::Busy.into());
         }
         let old = match scope {
-            Scope::Plain => s.attached.clone(),
+            Scope::Plain | Scope::PlainOf { .. } => s.attached.clone(),
             Scope::Pasid { member, pasid } => {
                 // Room to remember it, so that `set` cannot fail.
                 s.pasids.try_reserve(1).map_err(|_| ErrorKind::OutOfMemory)?;
@@ -339,7 +468,7 @@ impl<P: Platform> Group<P> {
             states.get_mut(self.place).map(|s| {
                 s.unproved = unproved;
                 match scope {
-                    Scope::Plain => Some(core::mem::replace(&mut s.attached, to)),
+                    Scope::Plain | Scope::PlainOf { .. } => Some(core::mem::replace(&mut s.attached, to)),
                     Scope::Pasid { member, pasid } => {
                         let place = s.pasids.iter().position(|(m, p, _)| (*m, *p) == (member, pasid));
                         match (place.and_then(|i| s.pasids.get_mut(i)), place) {
@@ -373,7 +502,7 @@ impl<P: Platform> Group<P> {
     }
 
     /// All that can fail of an attachment to `to`; an error leaves nothing behind.
-    fn enter(&self, scope: Scope, to: &Attached<P>) -> Result<(), Error> {
+    pub(super) fn enter(&self, scope: Scope, to: &Attached<P>) -> Result<(), Error> {
         let host = self.core.host();
         // An absent entry needs no table, and no unit that translates.
         if matches!(to, Attached::Blocked) {
@@ -405,7 +534,7 @@ impl<P: Platform> Group<P> {
     }
 
     /// Undoes `enter` for what no entry names any more.
-    fn leave(&self, scope: Scope, from: &Attached<P>) {
+    pub(super) fn leave(&self, scope: Scope, from: &Attached<P>) {
         if let Attached::Adopted = from {
             self.users(scope).for_each(|user| user.unit.lose_foreign(self.core.platform(), SourceId(user.source)));
         }
@@ -418,7 +547,7 @@ impl<P: Platform> Group<P> {
     /// before the present ones, under ids that nobody knows any more.
     ///
     /// An error ends it; but blocking goes on, so that no entry stays because a flush of another failed.
-    fn switch(&self, scope: Scope, to: &Attached<P>, unproved: bool) -> Result<Change, Error> {
+    pub(super) fn switch(&self, scope: Scope, to: &Attached<P>, unproved: bool) -> Result<Change, Error> {
         let mut gap = false;
         let again = self.round(scope, to, unproved, &mut gap)?;
         // Where an entry had to be cleared first it is absent now, and the new one may come.
@@ -492,7 +621,7 @@ impl<P: Platform> Group<P> {
         Ok(again)
     }
 
-    fn aim(&self, to: &Attached<P>, index: usize) -> Result<Aim, Error> {
+    pub(super) fn aim(&self, to: &Attached<P>, index: usize) -> Result<Aim, Error> {
         Ok(match to {
             Attached::Blocked => Aim::Blocked,
             Attached::Identity => Aim::PassThrough,
@@ -530,13 +659,40 @@ impl<P: Platform> Group<P> {
         }
     }
 
+    /// Each device may fail to answer once: then it is blocked apart, and the rest goes on.
     fn end(&self) -> Result<(), Error> {
+        for _ in self.members() {
+            match self.end_attachments() {
+                Err(e) if e.kind == ErrorKind::DeviceTimeout => {}
+                outcome => return outcome.and_then(|()| self.forget()),
+            }
+        }
+        self.end_attachments()?;
+        self.forget()
+    }
+
+    /// PASIDs one by one, then the devices' own caches, then requests without PASID.
+    fn end_attachments(&self) -> Result<(), Error> {
         while let Some(scope) = self.some_pasid()? {
             self.change_to(scope, Target::Blocked)?;
         }
+        {
+            let _changing = self.hold()?;
+            for (member, m) in self.members().iter().enumerate() {
+                m.standing.clear(Matter::TRUSTED);
+                self.turn_off(member)?;
+            }
+        }
         self.attach(Target::Blocked)?;
-        self.set_pasids(false)?;
+        self.set_pasids(false)
+    }
+
+    /// The group has no owner any more.
+    fn forget(&self) -> Result<(), Error> {
         let registry = self.core.registry()?;
+        for m in self.members() {
+            m.standing.clear(Matter::HELD | Matter::QUARANTINED | Matter::SUSPECT);
+        }
         for m in 0..self.members().len() {
             // With what it missed: that is not for the next owner.
             let was = {

@@ -6,11 +6,12 @@
 //! pass-through do. A first-stage entry has its table in the third word: for it the old entry is cleared, flushed, and the new
 //! one is written after that, presence last.
 
+use crate::dmar::IntegratedFlags;
 use crate::host::address::SourceId;
-use crate::host::error::{ErrorKind, Need};
+use crate::host::error::{Error, ErrorKind, Need};
 use crate::host::platform::Platform;
 use crate::hw::capabilities::AddressWidth;
-use crate::hw::pasid_tables::{FirstStage, PasidEntry, PasidTranslation, SecondStage};
+use crate::hw::pasid_tables::{Allowed, FirstStage, PasidEntry, PasidTranslation, SecondStage};
 use crate::hw::tables::{ContextEntry, Translation};
 use crate::space::state::{Root, User};
 use crate::unit::Host;
@@ -61,7 +62,8 @@ fn entry<P: Platform>(h: &Host<P>, user: &User<'_, P>, aim: Aim) -> Result<Entry
             (if h.config.first_stage_width { e.with_width(width) } else { e }, snoop)
         }
     };
-    let e = if unit.snoops_walks() { e.with_walk_snoop() } else { e };
+    let snooped = unit.snoops_walks() && !user.forbids(IntegratedFlags::NO_WALK_SNOOP);
+    let e = if snooped { e.with_walk_snoop() } else { e };
     Ok(Entry::Pasid(if snoop { e.with_page_snoop() } else { e }))
 }
 
@@ -75,6 +77,12 @@ pub(crate) struct Due<'u, P: Platform> {
 }
 
 impl<P: Platform> Due<'_, P> {
+    /// The same where the device's own cache is off in the device, whatever the entry says.
+    pub(crate) fn without_device(mut self) -> Self {
+        self.user.device = None;
+        self
+    }
+
     /// Whether a present entry was replaced by a present one.
     pub(crate) fn seamless(&self) -> bool {
         self.old.present() && self.new.present()
@@ -133,4 +141,46 @@ pub(crate) fn write<'u, P: Platform>(h: &Host<P>, user: User<'u, P>, aim: Aim) -
     root.set(&h.platform, source, user.pasid, new)?;
     drop(root);
     Ok(Due { user, old, new, again })
+}
+
+/// Lets the translation and translated requests of a requester through or blocks them, in scalable mode, and adds what that is
+/// to flush, of all PASIDs; `full` sends the batch and empties it. The device's own cache is off in the device, and not asked.
+pub(crate) fn let_through<P: Platform>(
+    h: &Host<P>,
+    user: &User<'_, P>,
+    on: bool,
+    batch: &mut Batch,
+    full: &mut dyn FnMut(&mut Batch) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let (source, unit) = (SourceId(user.source), user.unit);
+    {
+        let mut root = unit.root.lock(&h.platform);
+        let Some(was) = root.allowed(source).filter(|a| a.device_tlb != on) else { return Ok(()) };
+        if !root.set_allowed(&h.platform, source, Allowed { device_tlb: on, ..was }) {
+            return Ok(());
+        }
+    }
+    let row = rules::steps(Change::ContextEntry, unit.mode);
+    let quiet = User { device: None, ..*user };
+    // Each domain id behind the entry; none of them twice, and one at least, for the entry itself.
+    let mut last = None;
+    loop {
+        let mut next: Option<u16> = None;
+        unit.root.lock(&h.platform).present(source, &mut |_, e| {
+            let (_, did) = gone(e);
+            if last.is_none_or(|l| did > l) && next.is_none_or(|n| did < n) {
+                next = Some(did);
+            }
+        });
+        let did = match (next, last) {
+            (Some(did), _) => did,
+            (None, None) => 0,
+            (None, Some(_)) => return Ok(()),
+        };
+        if !quiet.facts(did).add(row, unit.errata, batch) {
+            full(batch)?;
+            quiet.facts(did).add(row, unit.errata, batch);
+        }
+        last = Some(did);
+    }
 }

@@ -14,6 +14,14 @@ pub trait Events: Send + Sync {
     fn lost(&self, count: u64) {
         let _ = count;
     }
+    /// The device did not answer an invalidation of its translation cache in time, or was taken out ([`Vtd::removed`]). It is
+    /// blocked, and its cache of no use to it; the other devices of its group, and of its domains, go on. After an answer that
+    /// did not come `Group::reset` brings it back.
+    ///
+    /// [`Vtd::removed`]: crate::Vtd::removed
+    fn isolated(&self, d: DeviceId) {
+        let _ = d;
+    }
 }
 
 /// A blocked request, decoded. It prints as a sentence.

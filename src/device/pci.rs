@@ -1,11 +1,12 @@
 //! The PCI functions of a machine as configuration space shows them, read once: PCI 3.0 6.1 and 6.2 (headers, capability
-//! lists), PCI Express 7.5.3 (PCI Express capability), 7.7.11 (ACS), 7.8.8 (ARI).
+//! lists), PCI Express 7.5.3 (PCI Express capability), 7.7.11 (ACS), 7.8.8 (ARI), 9.3.3 (SR-IOV), 10.5 (ATS, PRI).
 //!
 //! Nothing that configuration space says is believed further than an ordered walk can bear: a bridge whose secondary bus
 //! is not beyond its own has nothing behind it, so that a way upwards always ends.
 
+use super::ats::AtsCapability;
 use crate::dmar::{Bridges, Buses};
-use crate::host::address::DeviceId;
+use crate::host::address::{DeviceId, SourceId};
 use crate::host::error::{Error, ErrorKind, Step};
 use crate::host::grow;
 use crate::host::platform::{Platform, PlatformError};
@@ -46,6 +47,11 @@ pub struct Acs {
 impl Acs {
     /// Source validation, request redirect, completion redirect, upstream forwarding.
     const ISOLATION: u16 = 1 << 0 | 1 << 2 | 1 << 3 | 1 << 4;
+
+    /// Translation blocking: requests with translated addresses, and for translations, end here.
+    pub(super) fn blocks_translated(&self) -> bool {
+        self.on & 1 << 1 != 0
+    }
 
     /// Whether everything that isolates is on. What the function cannot switch it does anyway (PCI Express 7.7.11.2: the
     /// mechanisms are required, or required where they can be switched).
@@ -106,6 +112,12 @@ pub struct Function {
     pub acs: Option<Acs>,
     /// Its PASID capability.
     pub pasid: Option<PasidCapability>,
+    /// Its ATS capability.
+    pub ats: Option<AtsCapability>,
+    /// Whether it has the page-request capability. A virtual function uses that of its physical function.
+    pub page_requests: bool,
+    /// The physical function that it is a virtual function of.
+    pub physical: Option<DeviceId>,
     /// How many of the upper bits of its function number it may use as phantom functions, 0 to 3.
     pub phantom_bits: u8,
     /// Function 0 of its device where that is an ARI device.
@@ -182,6 +194,45 @@ impl Tree {
             let last = if link { 0 } else { 31 };
             for device in 0..=last {
                 self.read_device(DeviceId::new(segment, bus, device, 0), parent.as_ref(), read)?;
+            }
+        }
+        self.read_virtual(start, read)
+    }
+
+    /// Finds the virtual functions of those from place `start` on, which answer at no vendor id: as many as each physical
+    /// function has on, where its SR-IOV capability says.
+    fn read_virtual(&mut self, start: usize, read: Read<'_>) -> Result<(), Error> {
+        for place in start..self.functions.len() {
+            let Some(physical) = self.functions.get(place).filter(|f| f.role == Role::Endpoint).copied() else {
+                continue;
+            };
+            let Some(virtuals) = virtuals(physical.id, read) else { continue };
+            let parent = physical.parent.and_then(|p| self.functions.iter().find(|f| f.id == p)).copied();
+            for n in 0..virtuals.number {
+                let steps = virtuals.stride.checked_mul(n).and_then(|v| virtuals.first.checked_add(v));
+                let Some(source) = steps.and_then(|v| physical.id.source.0.checked_add(v)).map(SourceId) else { break };
+                let id = DeviceId { source, ..physical.id };
+                // Beyond the buses of the port its requests come from nowhere.
+                let reached = parent.map_or(source.bus() == physical.id.source.bus(), |p| {
+                    p.behind.is_some_and(|b| b.holds(source.bus()))
+                });
+                if !reached || self.functions.iter().skip(start).any(|f| f.id == id) {
+                    continue;
+                }
+                // One that answers nothing at all is not there.
+                if read(id, 0x04).is_none_or(|v| v == u32::MAX) {
+                    continue;
+                }
+                let word = &mut |at: u16| read(id, at).unwrap_or(u32::MAX);
+                let mut f = Function::new(id, Role::Endpoint);
+                (f.vendor, f.device, f.class) = (physical.vendor, virtuals.device, physical.class);
+                (f.parent, f.physical) = (physical.parent, Some(physical.id));
+                if let Some(at) = capability(0x34, 0x10, word) {
+                    express(&mut f, at, word);
+                    extensions(&mut f, word);
+                }
+                f.page_requests = physical.page_requests;
+                grow::push(&mut self.functions, f)?;
             }
         }
         Ok(())
@@ -294,7 +345,8 @@ impl Bridges for Tree {
     }
 
     fn named(&self, d: DeviceId) -> DeviceId {
-        self.function(d).and_then(|f| f.ari).unwrap_or(d)
+        let physical = self.function(d).and_then(|f| f.physical).unwrap_or(d);
+        self.function(physical).and_then(|f| f.ari).unwrap_or(physical)
     }
 }
 
@@ -311,6 +363,9 @@ impl Function {
             parent: None,
             acs: None,
             pasid: None,
+            ats: None,
+            page_requests: false,
+            physical: None,
             phantom_bits: 0,
             ari: None,
             forwards_ari: false,
@@ -349,19 +404,48 @@ fn read_function(id: DeviceId, parent: Option<&Function>, read: Read<'_>) -> Opt
     let mut next = None;
     if let Some(at) = capability(list, 0x10, word) {
         express(&mut f, at, word);
-        if let Some(at) = extended(0x000d, word) {
-            // All ones are a read that failed.
-            let acs = Some(word(at.saturating_add(4))).filter(|w| *w != u32::MAX);
-            f.acs = acs.map(|w| Acs { at, able: w as u16, on: (w >> 16) as u16 });
-        }
-        if let Some(at) = extended(0x001b, word) {
-            let cap = Some(word(at.saturating_add(4))).filter(|w| *w != u32::MAX);
-            let width = cap.map(|w| (w >> 8 & 31) as u8).filter(|w| (1..=20).contains(w));
-            f.pasid = width.map(|width| PasidCapability { at, width });
-        }
+        extensions(&mut f, word);
         next = extended(0x000e, word).map(|at| (word(at.saturating_add(4)) >> 8) as u8);
     }
     Some((f, next))
+}
+
+/// The extended capabilities.
+fn extensions(f: &mut Function, word: &mut dyn FnMut(u16) -> u32) {
+    // All ones are a read that failed.
+    let mut found = |id| {
+        let at = extended(id, word)?;
+        Some((at, word(at.saturating_add(4)))).filter(|(_, w)| *w != u32::MAX)
+    };
+    f.acs = found(0x000d).map(|(at, w)| Acs { at, able: w as u16, on: (w >> 16) as u16 });
+    f.ats = found(0x000f).map(|(at, w)| AtsCapability::new(at, w as u16));
+    f.page_requests = found(0x0013).is_some();
+    f.pasid = found(0x001b).and_then(|(at, w)| {
+        let width = (w >> 8 & 31) as u8;
+        (1..=20).contains(&width).then_some(PasidCapability { at, width })
+    });
+}
+
+/// What a physical function says of its virtual functions.
+struct Virtuals {
+    number: u16,
+    /// Steps of requester ids to the first, and from one to the next.
+    first: u16,
+    stride: u16,
+    device: u16,
+}
+
+/// The SR-IOV capability of a function, where virtual functions are on.
+fn virtuals(id: DeviceId, read: Read<'_>) -> Option<Virtuals> {
+    const ENABLE: u32 = 1;
+    let word = &mut |at: u16| read(id, at).unwrap_or(u32::MAX);
+    capability(0x34, 0x10, word)?;
+    let at = extended(0x0010, word)?;
+    let mut field = |offset: u16| Some(word(at.saturating_add(offset))).filter(|w| *w != u32::MAX);
+    let (control, number, places, device) = (field(0x08)?, field(0x10)?, field(0x14)?, field(0x18)?);
+    let (first, stride) = (places as u16, (places >> 16) as u16);
+    let v = Virtuals { number: number as u16, first, stride, device: (device >> 16) as u16 };
+    (control & ENABLE != 0 && first != 0 && (stride != 0 || v.number < 2)).then_some(v)
 }
 
 /// The PCI Express capability (PCI Express 7.5.3).

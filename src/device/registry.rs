@@ -1,15 +1,17 @@
 //! Which groups there are, which unit serves each member, and who owns them.
 
+use super::ats::Offer;
 use super::events::Events;
 use super::group::{GroupId, Groups, Why};
 use super::pci::{PasidCapability, Tree};
+use super::standing::Standing;
+use crate::dmar::IntegratedFlags;
 use crate::host::address::{DeviceId, Pasid, Range, SourceId};
 use crate::host::error::{Error, ErrorKind};
 use crate::host::grow;
 use crate::host::mem::Shared;
 use crate::host::platform::Platform;
-use crate::host::sync::{AtomicU32, Lock, Once, Ordering, Rank};
-use crate::hw::descriptors::Throttle;
+use crate::host::sync::{Lock, Once, Rank};
 use crate::hw::pasid_tables::Allowed;
 use crate::space::state::Space;
 use crate::unit::pasid::Requester;
@@ -37,8 +39,18 @@ pub(crate) struct Member {
     pub(crate) reserved: Vec<(Range, bool)>,
     /// Its PASID capability.
     pub(crate) pasid: Option<PasidCapability>,
-    /// Its own translation cache.
-    pub(crate) cache: DeviceCache,
+    /// What is known of it and its translation cache.
+    pub(crate) ats: Offer,
+    /// The physical function that it is a virtual function of.
+    pub(crate) physical: Option<DeviceId>,
+    /// The function that answers for it, itself or its physical function, and at which vendor and device id.
+    pub(crate) ids: Option<(DeviceId, u32)>,
+    /// How it stands.
+    pub(crate) standing: Standing,
+    /// What firmware says of it, where it is integrated and listed.
+    pub(crate) flags: Option<IntegratedFlags>,
+    /// Whether it can send page requests.
+    pub(crate) page_requests: bool,
 }
 
 impl Member {
@@ -51,22 +63,9 @@ impl Member {
     pub(crate) fn requester<P: Platform>(&self, unit: &Unit<P>) -> Requester {
         let ecap = unit.caps.ecap;
         let bits = self.pasid.filter(|_| unit.scalable() && ecap.pasid()).map_or(0, |c| c.width.min(ecap.pss()));
-        let allowed = Allowed { pasid: bits != 0, device_tlb: self.cache.throttle().is_some(), page_requests: false };
+        let allowed =
+            Allowed { pasid: bits != 0, device_tlb: self.standing.throttle().is_some(), page_requests: false };
         Requester { pasid_bits: bits, allowed }
-    }
-}
-
-/// Whether a device has its own translation cache on, and how that is invalidated: read without a lock.
-#[derive(Default)]
-pub(crate) struct DeviceCache(AtomicU32);
-
-impl DeviceCache {
-    const ON: u32 = 1 << 31;
-
-    /// How to invalidate it; `None` where it is off.
-    pub(crate) fn throttle(&self) -> Option<Throttle> {
-        let v = self.0.load(Ordering::Acquire);
-        (v & Self::ON != 0).then_some(Throttle { pfsid: v as u16, mip: (v >> 16 & 0x1f) as u8 })
     }
 }
 
@@ -78,6 +77,13 @@ pub(crate) enum Attached<P: Platform> {
     Space(Shared<Space<P>>),
     /// What a predecessor's entries say, on some unit. Never a target.
     Adopted,
+}
+
+impl<P: Platform> Attached<P> {
+    /// Whether a context entry for it, in legacy mode, blocks translation requests: pass-through, which has no tables.
+    pub(crate) fn blocks_ats(&self) -> bool {
+        matches!(self, Attached::Identity)
+    }
 }
 
 impl<P: Platform> Clone for Attached<P> {

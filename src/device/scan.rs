@@ -1,8 +1,10 @@
 //! From the PCI tree and the topology to the registry: who is there, which unit serves it, what firmware reserved for it.
 
+use super::ats::Offer;
 use super::group::Groups;
 use super::pci::Tree;
-use super::registry::{DeviceCache, Found, Member};
+use super::registry::{Found, Member};
+use super::standing::Standing;
 use crate::dmar::{ScopeKind, Topology};
 use crate::host::address::{DeviceId, UnitId};
 use crate::host::error::Error;
@@ -68,6 +70,20 @@ fn member(
     for (_, range) in topology.reserved_of(device, tree) {
         grow::push(&mut reserved, (range, relaxable))?;
     }
-    let pasid = tree.function(device).and_then(|f| f.pasid);
-    Ok(Member { device, served: unit, sources, reserved, pasid, cache: DeviceCache::default() })
+    let function = tree.function(device);
+    // A virtual function answers at no vendor id.
+    let answering = function.and_then(|f| f.physical.map_or(Some(f), |p| tree.function(p)));
+    Ok(Member {
+        device,
+        served: unit,
+        sources,
+        reserved,
+        pasid: function.and_then(|f| f.pasid),
+        ats: Offer::of(device, tree, topology),
+        physical: function.and_then(|f| f.physical),
+        ids: answering.map(|f| (f.id, u32::from(f.vendor) | u32::from(f.device) << 16)),
+        standing: Standing::default(),
+        flags: topology.integrated(device, tree),
+        page_requests: function.is_some_and(|f| f.page_requests),
+    })
 }

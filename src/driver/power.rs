@@ -13,6 +13,25 @@ impl<P: Platform> Vtd<P> {
     ///
     /// After an error some units are still on; call it again, or `resume`, which brings back what was turned off. No other
     /// call of the driver may be waiting for units meanwhile. Interrupt remapping is left on. Waits, with deadlines.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn core::error::Error>> {
+    /// # use vtd::{Access, Iova, PAGE, Range, Strict, Target};
+    /// # let (host, vtd, group) = emulated::ready();
+    /// # let domain = vtd.domain::<Strict>(&group.best_spec())?;
+    /// # group.attach(Target::Domain(&domain))?;
+    /// # let memory = host.memory(2);
+    /// domain.map(Iova::at(0x4000_0000), memory, 2 * PAGE, Access::READ | Access::WRITE)?;
+    /// vtd.suspend()?;
+    /// host.lose_power();
+    /// // Domains change meanwhile.
+    /// domain.unmap(Range::sized(Iova::at(0x4000_0000), PAGE).unwrap())?.flush().map_err(|not| not.error)?;
+    /// vtd.resume()?;
+    /// assert!(host.write(None, 0x4000_0000, 1).is_err());
+    /// host.write(None, 0x4000_1000, 2)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn suspend(&self) -> Result<(), Error> {
         let core = &*self.0;
         core.registry()?;

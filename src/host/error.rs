@@ -103,12 +103,43 @@ pub enum Need {
     /// Requests with PASID of this device that nobody turns round on their way: the PASID capability, PCI Express all the
     /// way, and no other member of its group that can send them.
     DevicePasid,
-    /// Page tables of somebody else's as they were checked: their stage, levels, page sizes and widths, and snooped walks.
-    TableForm,
+    /// A translation cache in the device (ATS), and what it is that is missing for that.
+    Ats(NoAts),
+    /// The page-request capability of the device.
+    DevicePageRequests,
     /// A remapping unit that serves the device.
     Unit,
     /// A remapping unit at all.
     AnyUnit,
+}
+
+/// Why a device's translation cache cannot be turned on.
+#[non_exhaustive]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NoAts {
+    /// The unit has no part in it (ECAP.DT), or does without its queue.
+    Unit,
+    /// The device has no ATS capability.
+    Capability,
+    /// The device asks for translations of addresses that are not page-aligned.
+    Unaligned,
+    /// A bridge to or from conventional PCI, or two ways, between the device and its unit.
+    Bridge,
+    /// A port above blocks translated requests (ACS translation blocking).
+    Blocked,
+    /// The root port above is not among those that support it (ATSR).
+    Port,
+    /// The device sends requests under more than one id.
+    Aliases,
+    /// The hardware turns it on by itself while the unit is in legacy mode (SATC, ATC_REQUIRED), and software must not.
+    ByHardware,
+    /// The physical function of this virtual function has no ATS capability, or its smallest translation unit is not a page
+    /// and it is on.
+    Physical,
+    /// Devices of this kind complete invalidations before writes that they are about.
+    Erratum,
+    /// It is not on: `Ats::Off`, or pass-through in legacy mode.
+    Off,
 }
 
 /// What about a value is wrong.
@@ -179,6 +210,14 @@ pub enum State {
     Suspended,
     /// An earlier flush of this is still owed.
     FlushOwed,
+    /// The device did not answer an invalidation and is blocked until it was reset, or its group released.
+    Quarantined,
+    /// The device was taken out.
+    Removed,
+    /// The device is blocked for a reset; `Reset::After` comes first.
+    InReset,
+    /// The device is not blocked for a reset; `Reset::Before` comes first.
+    NotInReset,
 }
 
 impl From<ErrorKind> for Error {
@@ -206,9 +245,9 @@ impl Error {
             ErrorKind::OutOfFrames | ErrorKind::OutOfMemory | ErrorKind::OutOfDomainIds => Class::NoResource,
             ErrorKind::Busy | ErrorKind::State(State::FlushOwed) => Class::Busy,
             ErrorKind::Unsupported(_) => Class::Unsupported,
+            ErrorKind::UnitGone | ErrorKind::State(State::Removed) => Class::Gone,
             ErrorKind::Invalid(_) | ErrorKind::Unknown | ErrorKind::State(_) => Class::Invalid,
             ErrorKind::Timeout(_) | ErrorKind::DeviceTimeout => Class::Timeout,
-            ErrorKind::UnitGone => Class::Gone,
             ErrorKind::QueueError(_) | ErrorKind::Platform(_) => Class::Hardware,
             ErrorKind::UnitChanged | ErrorKind::Unverified(_) => Class::Hardware,
         }
@@ -262,6 +301,10 @@ impl fmt::Display for ErrorKind {
                 State::Suspended => "suspended: `resume` must have succeeded first",
                 State::FoundOn => "found with translation or interrupt remapping on, which the caller refuses",
                 State::FlushOwed => "an earlier flush is still owed",
+                State::Quarantined => "the device did not answer an invalidation and is blocked until it was reset",
+                State::Removed => "the device was taken out",
+                State::InReset => "the device is blocked for a reset, which is not over",
+                State::NotInReset => "the device is not blocked for a reset",
             }),
         }
     }
@@ -285,9 +328,32 @@ impl fmt::Display for Need {
             Need::DevicePasid => {
                 "a device with the PASID capability whose requests no bridge or other such device of its group can turn round"
             }
-            Need::TableForm => "all that the shared page tables were checked for (stage, levels, page sizes, widths, snooping)",
+            Need::Ats(why) => return write!(f, "for the device's own translation cache (ATS), {why}"),
+            Need::DevicePageRequests => "a device with the page-request capability",
             Need::Unit => "a working remapping unit that serves the device",
             Need::AnyUnit => "a working remapping unit",
+        })
+    }
+}
+
+impl fmt::Display for NoAts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            NoAts::Unit => "a unit with device TLBs (ECAP.DT) and its queue in use",
+            NoAts::Capability => "the ATS capability",
+            NoAts::Unaligned => "page-aligned translation requests",
+            NoAts::Bridge => "one way to the unit, without bridges to conventional PCI",
+            NoAts::Blocked => "ports above that let translated requests pass (ACS translation blocking is on)",
+            NoAts::Port => "a root port that firmware lists as one that supports it (ATSR)",
+            NoAts::Aliases => "one requester id",
+            NoAts::ByHardware => {
+                "scalable mode: in legacy mode the hardware turns it on by itself (SATC, ATC_REQUIRED)"
+            }
+            NoAts::Physical => "a physical function with ATS whose smallest translation unit is a page",
+            NoAts::Erratum => {
+                "a device that completes invalidations behind its writes, which this kind is known not to do"
+            }
+            NoAts::Off => "`Ats::Trusted`, and no pass-through in legacy mode",
         })
     }
 }

@@ -150,6 +150,8 @@ const RC: Field = Field::bits(15, 12);
 const PRGI: Field = Field::bits(11, 3);
 const DEV_S: Field = Field::bit(0);
 const PDEV_S: Field = Field::bit(11);
+/// In the second word.
+const PDEV_GI: Field = Field::bit(0);
 const ADDRESS: Field = Field::bits(63, 12);
 
 /// G of the PASID-based descriptors.
@@ -271,6 +273,13 @@ impl Descriptor {
         Self::new(Kind::PasidDeviceTlb, fields | Self::pfsid(throttle), q1)
     }
 
+    /// Device-TLB of `sid`: all mappings of requests with PASID, whichever (GI); for functions whose ATS capability has global
+    /// invalidations.
+    pub const fn p_dev_tlb_global(sid: u16, throttle: Throttle) -> Self {
+        let Descriptor([q0, q1, q2, q3]) = Self::p_dev_tlb(sid, 0, throttle, DeviceTlbRange::ALL);
+        Descriptor([q0, q1 | PDEV_GI.flag(true), q2, q3])
+    }
+
     /// Answer to page request group `group` (9 bits) of `sid`, with the PASID that the requests had.
     pub const fn pgrp_resp(sid: u16, pasid: Option<u32>, group: u16, code: ResponseCode) -> Self {
         let pasid = match pasid {
@@ -347,7 +356,11 @@ impl fmt::Display for Descriptor {
             },
             Kind::PasidDeviceTlb => {
                 let sid = Sid(LOW_SID.of(q0));
-                write!(f, "device-TLB of {sid}, PASID {pasid}, {}", device_range(q1, PDEV_S))
+                let range = device_range(q1, PDEV_S);
+                match PDEV_GI.is_set(q1) {
+                    true => write!(f, "device-TLB of {sid}, every PASID, {range}"),
+                    false => write!(f, "device-TLB of {sid}, PASID {pasid}, {range}"),
+                }
             }
             Kind::PageGroupResponse => {
                 write!(f, "answer {} to page request group {} of {}", RC.of(q0), PRGI.of(q1), Sid(LOW_SID.of(q0)))?;

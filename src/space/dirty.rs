@@ -25,6 +25,27 @@ impl<P: Platform, M: FlushMode> Domain<P, M> {
     ///
     /// Errors: `Unsupported` without `dirty` (first-stage tables of `coherent` domains do without it); `Invalid` where the range is
     /// not whole pages of the domain's addresses, and where `bits` is too short for it; `OutOfMemory`; those of a flush.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn core::error::Error>> {
+    /// # use vtd::{Access, Iova, PAGE, Range, Strict, Target};
+    /// # let (host, vtd, group) = emulated::ready();
+    /// let mut spec = group.best_spec();
+    /// spec.dirty = true;
+    /// let domain = vtd.domain::<Strict>(&spec)?;
+    /// group.attach(Target::Domain(&domain))?;
+    /// let range = Range::sized(Iova::at(0x4000_0000), 8 * PAGE).unwrap();
+    /// domain.map(range.first, host.memory(8), 8 * PAGE, Access::READ | Access::WRITE)?;
+    ///
+    /// host.write(None, 0x4000_3000, 1)?;
+    /// host.read(None, 0x4000_5000)?;
+    /// let (mut bits, mut later) = ([0], [0]);
+    /// domain.read_and_clear_dirty(range, &mut bits)?;
+    /// domain.read_and_clear_dirty(range, &mut later)?;
+    /// assert_eq!((bits, later), ([0b1000], [0]));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn read_and_clear_dirty(&self, r: Range, bits: &mut [u64]) -> Result<(), Error> {
         let space = &*self.space;
         let ticket = space.lock().ticket();

@@ -44,6 +44,29 @@ impl FlushMode for Deferred {
 }
 
 /// An address space.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn core::error::Error>> {
+/// # use vtd::{Access, Iova, PAGE, Range, Strict, Target};
+/// # let (host, vtd, group) = emulated::ready();
+/// let domain = vtd.domain::<Strict>(&group.best_spec())?;
+/// group.attach(Target::Domain(&domain))?;
+///
+/// let (at, memory) = (Iova::at(0x4000_0000), host.memory(4));
+/// domain.map(at, memory, 4 * PAGE, Access::READ | Access::WRITE)?;
+/// assert_eq!(domain.translate(at), Some((memory, PAGE, Access::READ | Access::WRITE)));
+/// // The device writes, and memory has it.
+/// host.write(None, 0x4000_0008, 42)?;
+/// assert_eq!(host.word(memory.get() + 8), Some(42));
+///
+/// // Until the flush has completed, the device may go on reaching the page.
+/// let unmapped = domain.unmap(Range::sized(at, PAGE).unwrap())?;
+/// unmapped.flush().map_err(|not| not.error)?;
+/// assert!(host.write(None, 0x4000_0008, 43).is_err());
+/// host.write(None, 0x4000_1000, 44)?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct Domain<P: Platform, M: FlushMode = Strict> {
     pub(crate) space: Shared<Space<P>>,
     mode: PhantomData<M>,
@@ -142,6 +165,26 @@ impl<P: Platform> Domain<P, Strict> {
     /// Many operations under one lock, with the walk position and the ranges kept. Other users of the domain wait, and
     /// interrupts are masked on this CPU, until `finish`: meanwhile nothing else of the driver is to be called here, not
     /// even for another domain (debug builds check it).
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn core::error::Error>> {
+    /// # use vtd::{Access, Hpa, Iova, PAGE, Range, Strict, Target};
+    /// # let (host, vtd, group) = emulated::ready();
+    /// # let domain = vtd.domain::<Strict>(&group.best_spec())?;
+    /// # group.attach(Target::Domain(&domain))?;
+    /// let memory = host.memory(8);
+    /// let mut edit = domain.edit();
+    /// for n in 0..8 {
+    ///     let page = Hpa::new(memory.get() + (7 - n) * PAGE).unwrap();
+    ///     edit.map(Iova::at(0x4000_0000 + n * PAGE), page, PAGE, Access::READ)?;
+    /// }
+    /// edit.unmap(Range::sized(Iova::at(0x4000_2000), 2 * PAGE).unwrap())?;
+    /// // One flush for all of it.
+    /// edit.finish().flush().map_err(|not| not.error)?;
+    /// assert!(host.read(None, 0x4000_1000).is_ok() && host.read(None, 0x4000_2000).is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn edit(&self) -> Edit<'_, P> {
         let space = &*self.space;
         let mut guard = space.lock();
@@ -158,6 +201,25 @@ impl<P: Platform> Domain<P, Deferred> {
     ///
     /// Errors: those of `Domain::unmap`; `NotFlushed` where the range was unmapped, but the flush that it caused failed: that
     /// stays owed, and is tried again.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn core::error::Error>> {
+    /// # use vtd::{Access, Deferred, Iova, MapWhy, PAGE, Range, Target};
+    /// # let (host, vtd, group) = emulated::ready();
+    /// let domain = vtd.domain::<Deferred>(&group.best_spec())?;
+    /// group.attach(Target::Deferred(&domain))?;
+    /// let (at, memory) = (Iova::at(0x4000_0000), host.memory(1));
+    /// domain.map(at, memory, PAGE, Access::READ)?;
+    ///
+    /// domain.unmap_later(Range::sized(at, PAGE).unwrap())?;
+    /// // The device may still reach the old page there.
+    /// assert_eq!(domain.map(at, memory, PAGE, Access::READ).unwrap_err().why, MapWhy::Unflushed);
+    /// domain.sync()?;
+    /// assert!(host.read(None, 0x4000_0000).is_err());
+    /// domain.map(at, memory, PAGE, Access::READ)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn unmap_later(&self, r: Range) -> Result<(), MapError> {
         self.space.unmap_later(r)
     }

@@ -9,6 +9,7 @@
 //! it does not take with a fault, never with other memory; that tables stay out of devices' reach is for the owner to keep.
 
 use super::paging::{Access, PageSizes};
+use super::spec::{DomainSpec, Stage};
 use crate::host::address::{Hpa, INTERRUPT_RANGE, Iova, PAGE};
 use crate::host::grow;
 use crate::host::platform::Platform;
@@ -310,16 +311,38 @@ impl CheckedTables {
         self.unreachable
     }
 
+    /// Bits of a host physical address that the tables were checked for.
+    pub(crate) const fn output(&self) -> u8 {
+        self.offers.output
+    }
+
     /// Whether the verdict holds for a unit that offers this too: in nothing less than what the tables were checked for.
     pub fn holds_for(&self, offers: &Offers) -> bool {
         let checked = &self.offers;
+        let reach = |o: &Offers| o.input.min(12 + 9 * self.levels.min(5));
         offers.form == checked.form
             && offers.levels(self.levels)
             && offers.sizes.contains(checked.sizes)
-            && offers.input >= checked.input
+            && reach(offers) >= reach(checked)
             && offers.output >= checked.output
             && offers.coherent
             && (offers.snoop_control || !checked.snoop_control)
+    }
+
+    /// Whether a unit takes them.
+    pub(super) fn taken_by<P: Platform>(&self, unit: &Unit<P>) -> bool {
+        Offers::of(unit, self.form(), self.output()).is_ok_and(|offers| self.holds_for(&offers))
+    }
+
+    /// What a domain with such tables states that it needs.
+    pub(super) fn spec(&self) -> DomainSpec {
+        let (stage, sign) = match self.offers.form {
+            TableForm::X86_64 => (Stage::First, 1),
+            TableForm::Ept => (Stage::Second, 0),
+        };
+        let width = self.offers.input.min((12 + 9 * self.levels.min(5)).saturating_sub(sign));
+        let sizes = self.offers.sizes;
+        DomainSpec { stage, levels: self.levels, width, sizes, coherent: true, ..DomainSpec::default() }
     }
 }
 

@@ -1,15 +1,15 @@
 //! Address spaces: what is mapped (`paging`), what must be flushed where (`flush`), domains, which bring both together
-//! (`spec` what they need, `tables` of either stage, `foreign` those that a CPU has too and `shared` spaces on them, `domain` the handle, `dirty` what
+//! (`spec` what they need, `tables` of either stage, `foreign` those that a CPU has too, with `address_space`, `domain` the handle, `dirty` what
 //! devices have written to, `state` what stands behind it, `unmapped` what is still to be flushed), and
 //! who has which input range (`iova`).
 
+pub(crate) mod address_space;
 pub(crate) mod dirty;
 pub(crate) mod domain;
 pub(crate) mod flush;
 pub(crate) mod foreign;
 pub(crate) mod iova;
 pub(crate) mod paging;
-pub(crate) mod shared;
 pub(crate) mod spec;
 pub(crate) mod state;
 pub(crate) mod tables;

@@ -5,12 +5,13 @@
 //! which refuses to map them anew ([`MapWhy::Unflushed`]).
 
 use super::flush::{Cached, Flushed, add_range};
-use super::foreign::{CheckedTables, Offers, TableForm};
+use super::foreign::CheckedTables;
 use super::paging::Access;
 use super::paging::engine::{Failed, Limits, Stale};
 use super::spec::{DomainSpec, Stage};
 use super::tables::Tables;
 use super::unmapped::Unmapped;
+use crate::dmar::IntegratedFlags;
 use crate::host::address::{Hpa, INTERRUPT_RANGE, Iova, Nanos, Range};
 use crate::host::error::{Error, ErrorKind, Field, MapError, MapWhy, Need};
 use crate::host::grow;
@@ -22,6 +23,7 @@ use crate::hw::descriptors::Throttle;
 use crate::hw::registers::TableMode;
 use crate::unit::flights::Flights;
 use crate::unit::invalidate::{Batch, Request};
+use crate::unit::pasid::RID_PASID;
 use crate::unit::rules::{self, Change, Facts, Step};
 use crate::unit::{Machine, Unit};
 use alloc::vec::Vec;
@@ -31,8 +33,8 @@ pub(crate) struct Space<P: Platform> {
     pub(super) machine: Shared<Machine<P>>,
     pub(super) spec: DomainSpec,
     root: Root,
-    /// The tables are somebody else's, and were checked.
-    foreign: Option<(CheckedTables, u8)>,
+    /// What was checked of tables that somebody else owns; then there are none in `state`.
+    pub(super) foreign: Option<CheckedTables>,
     pub(super) state: Lock<State>,
 }
 
@@ -45,6 +47,7 @@ pub(crate) enum Root {
 
 impl Root {
     /// The top table.
+    #[cfg(test)]
     pub(crate) fn table(self) -> Hpa {
         match self {
             Root::First { table, .. } | Root::Second { table, .. } => table,
@@ -61,6 +64,8 @@ pub(crate) struct User<'u, P: Platform> {
     pub(crate) pasid: u32,
     /// How to invalidate its own cache, where that is on.
     pub(crate) device: Option<Throttle>,
+    /// What firmware says of the device.
+    pub(crate) flags: IntegratedFlags,
 }
 
 impl<P: Platform> Clone for User<'_, P> {
@@ -76,10 +81,17 @@ impl<P: Platform> User<'_, P> {
     pub(crate) fn facts(&self, did: u16) -> Facts {
         Facts { source: self.source, did, pasid: self.pasid, device: self.device }
     }
+
+    /// Whether firmware forbids this of the entry (VT-d 8.3.1, SIDP): of that for requests without PASID alone; and how walks
+    /// snoop is in an entry in scalable mode only.
+    pub(crate) fn forbids(&self, what: IntegratedFlags) -> bool {
+        let here = self.unit.scalable() || what != IntegratedFlags::NO_WALK_SNOOP;
+        self.flags.contains(what) && self.pasid == RID_PASID && here
+    }
 }
 
 pub(super) struct State {
-    /// `None` where they are somebody else's, and while the domain is being dropped.
+    /// `None` where somebody else owns them, and while the domain is being dropped.
     pub(super) tables: Option<Tables>,
     pub(super) tags: Vec<Tag>,
     /// A unit that caches absent entries is among the tags: mapping needs a flush too.
@@ -144,17 +156,15 @@ impl<P: Platform> Space<P> {
         Ok(Self::with(machine, spec, root, Some(tables), None))
     }
 
-    /// A space on tables that were checked, which are not the driver's; `hpa_width` as for the check.
-    pub(super) fn foreign(machine: &Shared<Machine<P>>, of: CheckedTables, hpa_width: u8) -> Result<Self, ErrorKind> {
-        let unknown = ErrorKind::Invalid(Field::Size);
-        let (table, levels) = (of.root(), of.levels());
-        let width = AddressWidth::of_levels(levels).ok_or(unknown)?;
-        let (stage, root) = match of.form() {
-            TableForm::X86_64 => (Stage::First, Root::First { table, five_levels: levels == 5 }),
-            TableForm::Ept => (Stage::Second, Root::Second { table, width, dirty: false }),
+    /// The space of tables that somebody else owns.
+    pub(super) fn foreign(machine: &Shared<Machine<P>>, tables: CheckedTables) -> Result<Self, ErrorKind> {
+        let spec = tables.spec();
+        let (table, width) = (tables.root(), spec.reach()?);
+        let root = match spec.stage {
+            Stage::First => Root::First { table, five_levels: spec.levels == 5 },
+            _ => Root::Second { table, width, dirty: false },
         };
-        let spec = DomainSpec { stage, levels, coherent: true, ..DomainSpec::default() };
-        Ok(Self::with(machine, spec, root, None, Some((of, hpa_width))))
+        Ok(Self::with(machine, spec, root, None, Some(tables)))
     }
 
     fn with(
@@ -162,7 +172,7 @@ impl<P: Platform> Space<P> {
         spec: DomainSpec,
         root: Root,
         tables: Option<Tables>,
-        foreign: Option<(CheckedTables, u8)>,
+        foreign: Option<CheckedTables>,
     ) -> Self {
         let state = State {
             tables,
@@ -179,17 +189,6 @@ impl<P: Platform> Space<P> {
         Space { machine: machine.clone(), spec, root, foreign, state: Lock::new(Rank::Domain, state) }
     }
 
-    /// What a unit lacks for its devices to join.
-    fn lacking(&self, unit: &Unit<P>) -> Option<Need> {
-        match &self.foreign {
-            Some((of, hpa_width)) => {
-                let fits = Offers::of(unit, of.form(), *hpa_width).is_ok_and(|offers| of.holds_for(&offers));
-                (!fits).then_some(Need::TableForm)
-            }
-            None => self.spec.lacking(unit),
-        }
-    }
-
     /// Whether the domain flushes through the units of `machine`.
     pub(crate) fn belongs_to(&self, machine: &Shared<Machine<P>>) -> bool {
         self.machine.is(machine)
@@ -197,6 +196,11 @@ impl<P: Platform> Space<P> {
 
     pub(super) fn lock(&self) -> Guard<'_, State, P> {
         self.state.lock(&self.machine.host.platform)
+    }
+
+    /// Whether caches may hold translations of it.
+    pub(super) fn in_use(&self) -> bool {
+        self.lock().tags.iter().any(|t| t.uses != 0)
     }
 
     /// Where its tables are.
@@ -226,8 +230,16 @@ impl<P: Platform> Space<P> {
     /// the tags. The domain id.
     pub(crate) fn enter(&self, user: &User<'_, P>) -> Result<u16, Error> {
         let unit = user.unit;
-        if let Some(need) = self.lacking(unit) {
+        let forbidden = [
+            (self.spec.coherent, IntegratedFlags::NO_WALK_SNOOP, Need::Coherence),
+            (self.spec.force_snoop, IntegratedFlags::NO_PAGE_SNOOP, Need::SnoopControl),
+        ];
+        let forbidden = forbidden.into_iter().find(|(wanted, what, _)| *wanted && user.forbids(*what));
+        if let Some(need) = self.spec.lacking(unit).or(forbidden.map(|(.., need)| need)) {
             return Err(ErrorKind::Unsupported(need).on(unit.id));
+        }
+        if self.foreign.as_ref().is_some_and(|t| !t.taken_by(unit)) {
+            return Err(ErrorKind::Unsupported(Need::SnoopControl).on(unit.id));
         }
         let p = &self.machine.host.platform;
         let mut s = self.lock();

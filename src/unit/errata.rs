@@ -63,6 +63,12 @@ pub const TABLE: &[Erratum] = &[
     },
 ];
 
+/// Whether a device may complete an invalidation of its translation cache before writes that it sent by what it held: then
+/// no completion says that memory is free. Vendor and device id.
+pub(crate) fn completes_early(vendor: u16, device: u16) -> bool {
+    vendor == 0x8086 && device & 0xfffc == 0x4940
+}
+
 impl Erratum {
     fn applies(&self, id: &Identity) -> bool {
         match self.key {

@@ -42,6 +42,8 @@ pub(crate) enum Request {
     DeviceTlb { source: u16, throttle: Throttle, range: DeviceTlbRange },
     /// The same for one PASID.
     PasidDeviceTlb { source: u16, pasid: u32, throttle: Throttle, range: DeviceTlbRange },
+    /// The same for every PASID, of a requester that heeds the global flag.
+    DeviceTlbOfPasids { source: u16, throttle: Throttle },
 }
 
 impl Request {
@@ -53,7 +55,7 @@ impl Request {
             Request::PasidGlobal | Request::PasidDomain { .. } | Request::Pasid { .. } => 1,
             Request::Fence => 3,
             // Behind the translations, or a device fills its cache again from what is still in the unit's (6.5.2.5).
-            Request::DeviceTlb { .. } | Request::PasidDeviceTlb { .. } => 4,
+            Request::DeviceTlb { .. } | Request::PasidDeviceTlb { .. } | Request::DeviceTlbOfPasids { .. } => 4,
             _ => 2,
         }
     }
@@ -209,6 +211,7 @@ impl<P: Platform> Unit<P> {
             Request::PasidDeviceTlb { source, pasid, throttle, range } => {
                 Descriptor::p_dev_tlb(source, pasid, throttle, range)
             }
+            Request::DeviceTlbOfPasids { source, throttle } => Descriptor::p_dev_tlb_global(source, throttle),
         }
     }
 
@@ -317,7 +320,8 @@ impl<P: Platform> Unit<P> {
             | Request::IotlbPasid { .. }
             | Request::IotlbPasidPages { .. }
             | Request::DeviceTlb { .. }
-            | Request::PasidDeviceTlb { .. } => Err(refused),
+            | Request::PasidDeviceTlb { .. }
+            | Request::DeviceTlbOfPasids { .. } => Err(refused),
         }
     }
 }

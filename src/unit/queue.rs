@@ -323,8 +323,8 @@ impl Queue {
         t.generation = s.generation;
         s.free = t.next;
         s.free_tickets -= 1;
-        // The dword must differ from what the hardware will write.
-        self.set_status(ticket, s.generation.wrapping_sub(1));
+        // What no wait writes, this one or one before: who still asks for that must not take this store for the hardware's.
+        self.set_status(ticket, 0);
         Some(ticket)
     }
 

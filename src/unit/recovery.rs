@@ -475,6 +475,14 @@ impl<P: Platform> Unit<P> {
         self.queue.as_ref().is_some_and(|q| q.is_marked(source.0))
     }
 
+    /// Nobody is there to answer: the device is asked nothing any more, as one that did not answer, and nobody need be told.
+    pub(crate) fn hear_no_more(&self, h: &Host<P>, source: SourceId) {
+        let Some(queue) = &self.queue else { return };
+        let Some(aside) = &queue.aside else { return };
+        let _turn = queue.state.lock(&h.platform);
+        mark(&aside.marks, SILENT, source.0, true);
+    }
+
     /// The device was reset, or holds nothing any more: it is asked again from now on.
     pub(crate) fn hear_again(&self, h: &Host<P>, source: SourceId) {
         let Some(queue) = &self.queue else { return };

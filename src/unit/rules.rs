@@ -175,7 +175,7 @@ pub const TABLE: &[Rule] = &[
         change: Change::DeviceTlbOff,
         mode: Mode::Both,
         steps: &[Step::DeviceTlb],
-        source: "4.5.2; PCI Express ATS",
+        source: "4.5.2; PCI Express ATS; every PASID by one `p_dev_tlb` with GI where the device heeds that",
     },
 ];
 

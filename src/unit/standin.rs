@@ -102,6 +102,8 @@ pub(crate) struct State {
     pub(crate) ahead: usize,
     /// IQERCD names the device that timed out.
     pub(crate) names: bool,
+    /// Devices whose entries must not have walks snooped.
+    pub(crate) unsnooped: HashSet<u16>,
     /// Fetched and not carried out, from the oldest that waits for a device on.
     pending: Vec<[u64; 2]>,
     fsts: u32,
@@ -512,7 +514,7 @@ impl Standin {
             }
             let (kind, snoop) = (entry[0] >> 6 & 7, entry[1] & 1 << 23 != 0);
             assert!(kind == 4 || kind == 2 && s.ecap & ECAP_SSTS != 0, "PGTT {kind}");
-            assert_eq!(snoop, s.ecap & ECAP_SMPWCS != 0);
+            assert_eq!(snoop, s.ecap & ECAP_SMPWCS != 0 && !s.unsnooped.contains(&source));
             assert_eq!(entry[2..], [0; 6]);
             (entry[1] as u16, kind == 4, entry[0] & !0xfff, (entry[0] >> 2 & 7) + 2, snoop)
         } else {

@@ -32,6 +32,21 @@ impl Dmar {
         self.add(1, &[&[0, 0, 0, 0], &first.to_le_bytes(), &last.to_le_bytes(), &scopes(&[device])])
     }
 
+    /// Root ports that support ATS; all of them where none is named.
+    pub fn ports(self, ports: &[DeviceId]) -> Self {
+        let scope = |d: &DeviceId| [2, 8, 0, 0, 0, d.source.bus(), d.source.device(), d.source.function()];
+        let scopes: Vec<u8> = ports.iter().flat_map(scope).collect();
+        self.add(2, &[&[u8::from(ports.is_empty()), 0, 0, 0], &scopes])
+    }
+
+    /// What holds for an integrated device (SIDP).
+    pub fn properties(self, device: DeviceId, flags: u8) -> Self {
+        let [kind, length, _, rest @ ..] =
+            [1, 8, 0, 0, 0, device.source.bus(), device.source.device(), device.source.function()];
+        let scope = [[kind, length, flags].as_slice(), &rest].concat();
+        self.add(6, &[&[0, 0, 0, 0], &scope])
+    }
+
     /// The whole table, for a machine of so many address bits.
     pub fn bytes(&self, width: u8) -> Vec<u8> {
         let length = (48 + self.structures.len() as u32).to_le_bytes();

@@ -4,7 +4,7 @@
 use vtd::{Domain, Error, ErrorKind, Owner, Step, Target};
 use vtd_emu::{Profile, Rule, Size};
 
-use crate::host::Host;
+use crate::host::{Ends, Host};
 use crate::rig::{AT, Ask, Mode, Plan, Rig, dev, hpa, map, range, unmap};
 
 crate::stories!(
@@ -123,7 +123,7 @@ fn frames_may_end_at_every_allocation(profile: &Profile, mode: Mode) {
     for n in 0.. {
         let rig = Plan::new(profile, mode).build();
         let page = rig.page();
-        rig.host.trouble().frames = Some(n);
+        rig.host.trouble().frames = Some(Ends::after(n));
         let outcome = life(&rig, page);
         rig.host.trouble().frames = None;
         let left = rig.end_keeping();

@@ -192,7 +192,7 @@ fn each_pasid_has_tables_of_its_own(profile: &Profile, mode: Mode) {
 }
 
 fn two_units_are_told_apart(profile: &Profile, mode: Mode) {
-    let rig = Plan::two(profile, &Profile::server(), mode).up();
+    let rig = Plan::two(profile, profile, mode).up();
     let page = rig.page();
     let (first, domain, _) = rig.attached(dev(1));
     map(&domain, AT, page, 0x1000);

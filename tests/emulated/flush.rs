@@ -29,7 +29,7 @@ fn listening<R>(profile: &Profile, mode: Mode, body: impl FnOnce(&Rig, &Domain<H
 }
 
 /// What the unit hears while `body` runs.
-fn heard(rig: &Rig, body: impl FnOnce()) -> Wire {
+pub fn heard(rig: &Rig, body: impl FnOnce()) -> Wire {
     rig.host.listen(0);
     body();
     rig.host.heard(0)

@@ -13,6 +13,7 @@ use vtd_emu::{Machine, Memory, Profile, Size};
 
 use crate::arena::{Arena, Physical};
 use crate::features::{Watch, Wire};
+use crate::heap;
 
 pub type Driver = Vtd<Host>;
 
@@ -45,11 +46,38 @@ struct Inner {
 
 pub type Around = Box<dyn FnMut(&mut Machine<Physical>) + Send>;
 
+/// When something comes to its end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ends {
+    /// After so many.
+    pub after: u64,
+    /// That one alone fails.
+    pub once: bool,
+}
+
+impl Ends {
+    /// After `n` there is no more.
+    pub fn after(n: u64) -> Self {
+        Ends { after: n, once: false }
+    }
+
+    /// Whether there is one more.
+    pub fn take(&mut self) -> bool {
+        let there = self.after != 0;
+        if there {
+            self.after -= 1;
+        } else if self.once {
+            self.after = u64::MAX;
+        }
+        there
+    }
+}
+
 /// What goes wrong on purpose.
 #[derive(Default)]
 pub struct Trouble {
-    /// So many allocations of frames still succeed.
-    pub frames: Option<u64>,
+    /// When allocations of frames fail.
+    pub frames: Option<Ends>,
     /// So many accesses to registers still reach a unit; then all of them are gone.
     pub accesses: Option<u64>,
     /// The platform has no messages to give.
@@ -152,6 +180,7 @@ impl Host {
     }
 
     fn stored(&self, store: &Store<'_>) {
+        let _own = heap::spare();
         let at = self.0.arena.hpa(store.at);
         let mut machine = self.machine();
         match (store.done, store.old, store.new) {
@@ -172,6 +201,7 @@ impl Host {
 
     /// Delivers interrupts, unless this thread has masked them.
     pub fn interrupts(&self) {
+        let _own = heap::spare();
         if MASKED.get() != 0 {
             return;
         }
@@ -224,6 +254,7 @@ unsafe impl Platform for Host {
     type Irq = ();
 
     fn registers(&self, base: Hpa, len: u64) -> Result<Window, PlatformError> {
+        let _own = heap::spare();
         let unit = (base.get().checked_sub(REGISTERS).ok_or(PlatformError)? / WINDOW) as usize;
         let profile = self.machine().unit(unit).map(|u| u.profile().clone()).ok_or(PlatformError)?;
         if len > WINDOW {
@@ -233,8 +264,9 @@ unsafe impl Platform for Host {
     }
 
     fn alloc(&self, order: u8, _: Option<u32>) -> Option<NonNull<u8>> {
-        if let Some(left) = &mut self.trouble().frames {
-            *left = left.checked_sub(1)?;
+        let _own = heap::spare();
+        if !self.trouble().frames.as_mut().is_none_or(Ends::take) {
+            return None;
         }
         let at = self.0.arena.alloc(order)?;
         self.machine().allocated(self.0.arena.hpa(at.as_ptr() as usize), 4096 << order);
@@ -242,6 +274,7 @@ unsafe impl Platform for Host {
     }
 
     unsafe fn free(&self, at: NonNull<u8>, order: u8) {
+        let _own = heap::spare();
         self.machine().freed(self.0.arena.hpa(at.as_ptr() as usize), 4096 << order);
         self.0.arena.free(at, order);
     }
@@ -255,10 +288,12 @@ unsafe impl Platform for Host {
     }
 
     fn flush(&self, at: NonNull<u8>, len: usize) {
+        let _own = heap::spare();
         self.machine().flush(self.0.arena.hpa(at.as_ptr() as usize), len as u64);
     }
 
     fn fence(&self) {
+        let _own = heap::spare();
         self.machine().fence();
     }
 
@@ -272,10 +307,12 @@ unsafe impl Platform for Host {
     }
 
     fn now(&self) -> Nanos {
+        let _own = heap::spare();
         Nanos(self.machine().now())
     }
 
     fn relax(&self, _: UnitId, _: Nanos) {
+        let _own = heap::spare();
         let mut machine = self.machine();
         machine.relax(TURN);
         self.look(&mut machine);
@@ -298,11 +335,13 @@ unsafe impl Platform for Host {
     }
 
     fn config_read(&self, d: DeviceId, at: u16) -> Result<u32, PlatformError> {
+        let _own = heap::spare();
         let SourceId(source) = d.source;
         Ok(if d.segment == 0 { self.machine().config_read(source, at) } else { u32::MAX })
     }
 
     fn config_write(&self, d: DeviceId, at: u16, v: u32) -> Result<(), PlatformError> {
+        let _own = heap::spare();
         if d.segment == 0 {
             self.machine().config_write(d.source.0, at, Size::Double, v);
         }
@@ -335,6 +374,7 @@ pub struct Window {
 
 impl Window {
     fn read(&self, at: u32, size: Size, bytes: u32) -> u64 {
+        let _own = heap::spare();
         assert!(at.is_multiple_of(bytes) && u64::from(at + bytes) <= self.len, "{at:#x} of {:#x}", self.len);
         let there = self.host.reaches();
         let v = if there { self.host.machine().read(self.unit, at, size) } else { u64::MAX };
@@ -344,6 +384,7 @@ impl Window {
     }
 
     fn write(&self, at: u32, size: Size, bytes: u32, v: u64) {
+        let _own = heap::spare();
         assert!(at.is_multiple_of(bytes) && u64::from(at + bytes) <= self.len, "{at:#x} of {:#x}", self.len);
         if self.host.reaches() {
             let memory = Physical(self.host.0.arena.clone());

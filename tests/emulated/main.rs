@@ -5,24 +5,29 @@
 mod arena;
 mod dmar;
 mod features;
+mod heap;
 mod host;
 mod probes;
 mod rig;
 
+mod ats;
 mod attach;
 mod bring_up;
 mod dirty;
 mod errors;
+mod exhaustion;
 mod explain;
 mod faults;
 mod flush;
+mod foreign;
 mod map;
 mod offers;
 mod pasids;
 mod power;
 mod queue;
+mod regressions;
+mod reset;
 mod several;
-mod shared;
 mod speed;
 mod split;
 mod take_over;
@@ -53,19 +58,23 @@ macro_rules! stories {
 }
 
 const ALL: &[&[Story]] = &[
+    ats::STORIES,
     attach::STORIES,
     bring_up::STORIES,
     dirty::STORIES,
     errors::STORIES,
+    exhaustion::STORIES,
     explain::STORIES,
     faults::STORIES,
     flush::STORIES,
+    foreign::STORIES,
     map::STORIES,
     pasids::STORIES,
     power::STORIES,
     queue::STORIES,
+    regressions::STORIES,
+    reset::STORIES,
     several::STORIES,
-    shared::STORIES,
     speed::STORIES,
     split::STORIES,
     take_over::STORIES,

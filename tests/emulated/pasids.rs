@@ -3,7 +3,7 @@
 use vtd::{Change, Domain, ErrorKind, Field, Group, Need, Pasid, Stage, Step, Target};
 use vtd_emu::{Answer, Profile, Request};
 
-use crate::host::Host;
+use crate::host::{Ends, Host};
 use crate::probes::Seen;
 use crate::rig::{AT, Ask, BEHIND, BOTH_TAG, Mode, NARROW, ONE_TAGS, Plan, Rig, TAGGING, Who, dev, map, unmap};
 
@@ -220,7 +220,7 @@ fn what_was_there_stays_when_a_step_fails(profile: &Profile, mode: Mode) {
     unharmed();
     // A new table for a PASID far away wants memory.
     for n in 0.. {
-        rig.host.trouble().frames = Some(n);
+        rig.host.trouble().frames = Some(Ends::after(n));
         let outcome = group.attach_pasid(dev(3), pasid(0x5000 + n as u32 * 64), Target::Domain(&plain));
         rig.host.trouble().frames = None;
         unharmed();

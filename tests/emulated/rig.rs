@@ -11,6 +11,7 @@ use vtd_emu::{Alias, Blocked, Dma, Form, Function, FunctionId, Keep, Pace, Profi
 
 use crate::dmar::Dmar;
 use crate::features;
+use crate::heap;
 use crate::host::{Driver, Host, base};
 use crate::probes::Probes;
 
@@ -37,6 +38,11 @@ impl Mode {
     /// The same with other tables.
     pub fn on(self, (tables, stage): (Tables, Stage)) -> Self {
         Mode { tables, stage, ..self }
+    }
+
+    /// How fast units are.
+    pub fn pace(&self) -> Pace {
+        (self.pace)(1)
     }
 
     /// Whether such a unit runs in scalable mode.
@@ -149,6 +155,12 @@ pub struct Plan {
     pub config: Config,
     /// Regions that firmware reserves: first and last address, and the device.
     pub reserved: Vec<(u64, u64, DeviceId)>,
+    /// Devices beside those that all machines have.
+    pub more: Vec<(DeviceId, Function)>,
+    /// Root ports that firmware lists as ones that support ATS.
+    pub ports: Vec<DeviceId>,
+    /// What firmware says of integrated devices.
+    pub properties: Vec<(DeviceId, u8)>,
     pub seed: u64,
 }
 
@@ -163,7 +175,9 @@ impl Plan {
             identity_top: Hpa::new(64 << 20).expect("low"),
             ..Config::default()
         };
-        Plan { profiles: vec![profile.clone()], mode, config, reserved: Vec::new(), seed: 1 }
+        let profiles = vec![profile.clone()];
+        let (reserved, more, ports, properties) = Default::default();
+        Plan { profiles, mode, config, reserved, more, ports, properties, seed: 1 }
     }
 
     /// The same with two units: the first serves devices 1 and 2, the second all others.
@@ -223,6 +237,15 @@ impl Plan {
                 add(d, Function { alias: Alias::Sometimes(SUBSTITUTE), ..f });
             }
         }
+        for (d, f) in &self.more {
+            devices.push((*d, host.machine().add_function(f.clone())));
+        }
+        if !self.ports.is_empty() {
+            dmar = dmar.ports(&self.ports);
+        }
+        for (device, flags) in &self.properties {
+            dmar = dmar.properties(*device, *flags);
+        }
         for (first, end, device) in &self.reserved {
             dmar = dmar.reserved(*first, *end, *device);
         }
@@ -263,20 +286,28 @@ impl Plan {
 pub struct Ear {
     faults: Mutex<Vec<Fault>>,
     lost: Mutex<u64>,
+    isolated: Mutex<Vec<DeviceId>>,
 }
 
 impl Events for Ear {
     fn fault(&self, f: &Fault) {
+        let _own = heap::spare();
         self.faults.lock().unwrap().push(*f);
     }
     fn lost(&self, count: u64) {
         *self.lost.lock().unwrap() += count;
+    }
+    fn isolated(&self, d: DeviceId) {
+        self.isolated.lock().unwrap().push(d);
     }
 }
 
 impl Ear {
     pub fn heard(&self) -> Vec<Fault> {
         std::mem::take(&mut self.faults.lock().unwrap())
+    }
+    pub fn isolated(&self) -> Vec<DeviceId> {
+        std::mem::take(&mut self.isolated.lock().unwrap())
     }
     pub fn missed(&self) -> u64 {
         std::mem::take(&mut self.lost.lock().unwrap())
@@ -367,6 +398,7 @@ impl Rig {
 
     /// The device reads eight bytes.
     pub fn read(&self, who: impl Into<Who>, at: u64) -> Result<u64, Blocked> {
+        let _own = heap::spare();
         let (who, mut bytes) = (who.into(), [0; 8]);
         let answer = self.host.machine().dma_read(self.function(who.device), &who.at(at), &mut bytes);
         self.host.interrupts();
@@ -375,6 +407,7 @@ impl Rig {
 
     /// The device writes eight bytes.
     pub fn write(&self, who: impl Into<Who>, at: u64, v: u64) -> Result<(), Blocked> {
+        let _own = heap::spare();
         let who = who.into();
         let answer = self.host.machine().dma_write(self.function(who.device), &who.at(at), &v.to_le_bytes());
         self.host.interrupts();
@@ -471,8 +504,8 @@ impl Rig {
     /// The same of a stage.
     pub fn spec_of(&self, group: &Group<Host>, stage: Stage) -> DomainSpec {
         let mut spec = group.best_spec();
-        if stage == Stage::First && spec.stage != Stage::First {
-            // Of a unit with both stages: 4 levels, their lower half.
+        if stage == Stage::First && spec.stage != Stage::First && self.profiles.iter().all(Profile::fsts) {
+            // Of units with both stages: 4 levels, their lower half.
             (spec.stage, spec.levels) = (Stage::First, 4);
             spec.width = self.profiles.iter().map(|p| p.mgaw() as u8 + 1).min().unwrap_or(39).min(47);
             spec.sizes = PageSizes::SIZE_2M;

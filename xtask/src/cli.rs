@@ -27,6 +27,7 @@ pub enum Command {
     Dmar(crate::dmar::Args),
     Differential(crate::differential::Args),
     Mutants(crate::mutants::Args),
+    Docs(crate::docs::Args),
 }
 
 #[derive(Args)]

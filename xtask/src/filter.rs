@@ -3,7 +3,7 @@
 use crate::machines;
 
 /// The heads besides the machines.
-const HEADS: &[&str] = &["check", "host", "emu", "xtask", "doc", "adopt", "differential", "mutant", "tour"];
+const HEADS: &[&str] = &["check", "host", "emu", "loom", "xtask", "doc", "adopt", "differential", "mutant", "tour"];
 
 /// What names behind `head::` must contain for the full name to contain `filter`; nothing if none can match.
 ///

@@ -6,6 +6,7 @@ pub mod boot;
 pub mod cli;
 pub mod differential;
 pub mod dmar;
+pub mod docs;
 pub mod doctor;
 pub mod filter;
 pub mod guest;

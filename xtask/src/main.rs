@@ -11,6 +11,7 @@ fn main() -> ExitCode {
         Command::Dmar(args) => xtask::dmar::run(&args),
         Command::Differential(args) => xtask::differential::run(&args),
         Command::Mutants(args) => xtask::mutants::run(&args),
+        Command::Docs(args) => xtask::docs::run(&args),
         Command::Test(args) => xtask::test::run(&args),
     };
     answer.unwrap_or_else(|error| {

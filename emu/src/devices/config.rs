@@ -84,7 +84,8 @@ impl Config {
     }
 
     fn header(&mut self, f: &Function) {
-        self.put(0x00, u32::from(f.device) << 16 | u32::from(f.vendor), 0, 0);
+        let ids = u32::from(f.device) << 16 | u32::from(f.vendor);
+        self.put(0x00, if f.physical.is_some() { u32::MAX } else { ids }, 0, 0);
         self.put(COMMAND, if f.master { MASTER } else { 0 }, 0x0547, 0);
         self.put(0x08, f.class << 8, 0, 0);
         match f.form.buses() {
@@ -150,6 +151,14 @@ impl Config {
             let p = add(self, 0x0d, 0x10);
             self.places.acs = p;
             self.put(p + 4, supported.into(), u32::from(supported & 0x5f) << UPPER, 0);
+        }
+        if let Some(v) = f.virtuals {
+            let p = add(self, 0x10, 0x40);
+            // VF Enable and VF MSE; their number, their places, their device id.
+            self.put(p + 8, 1 << 3 | 1, 0, 0);
+            self.put(p + 0x10, v.number.into(), 0, 0);
+            self.put(p + 0x14, u32::from(v.stride) << UPPER | u32::from(v.first), 0, 0);
+            self.put(p + 0x18, u32::from(v.device) << UPPER, 0, 0);
         }
         if let Some(ats) = f.ats {
             let p = add(self, 0x0f, 0x10);
@@ -308,6 +317,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::devices::Virtuals;
 
     fn full() -> Config {
         Config::new(&Function::new(8, 0).of(Form::Endpoint).with_ats().with_pri(64).with_pasid(20).with_acs(0x5f))
@@ -362,6 +372,18 @@ mod tests {
         assert_eq!(config.read(ats + 4), 0x8003_0060);
         config.write(ats + 4, Size::Word, 0);
         assert_eq!(config.read(ats + 4), 0x8003_0060);
+    }
+
+    #[test]
+    fn a_physical_function_says_where_its_virtual_ones_are_and_these_have_no_ids() {
+        let virtuals = Virtuals { number: 2, first: 8, stride: 1, device: 0x10ed };
+        let config = Config::new(&Function::new(8, 0).with_virtuals(virtuals));
+        let at = find(&config, 0x10).unwrap();
+        let fields = [8, 0x10, 0x14, 0x18].map(|n| config.read(at + n));
+        assert_eq!(fields, [9, 2, 0x0001_0008, 0x10ed_0000]);
+        let one = Config::new(&Function::new(16, 0).virtual_of(8).with_ats());
+        assert_eq!(one.read(0), u32::MAX);
+        assert!(find(&one, 0x0f).is_some());
     }
 
     #[test]

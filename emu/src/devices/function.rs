@@ -124,6 +124,20 @@ pub struct PasidCapability {
     pub privileged: bool,
 }
 
+/// The SR-IOV capability of a physical function whose virtual functions are on. These are functions of their own, with
+/// [`Function::physical`] set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Virtuals {
+    /// How many there are.
+    pub number: u16,
+    /// Steps of source ids from the physical function to the first.
+    pub first: u16,
+    /// Steps from one to the next.
+    pub stride: u16,
+    /// Their device id.
+    pub device: u16,
+}
+
 /// How a function answers invalidation requests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Answers {
@@ -186,6 +200,10 @@ pub struct Function {
     pub pasid: Option<PasidCapability>,
     /// It has the ACS capability, with these bits.
     pub acs: Option<u16>,
+    /// It has the SR-IOV capability, and virtual functions.
+    pub virtuals: Option<Virtuals>,
+    /// It is a virtual function of this one: it answers at no vendor and device id.
+    pub physical: Option<SourceId>,
     /// How it behaves.
     pub manner: Manner,
 }
@@ -208,6 +226,8 @@ impl Function {
             pri: None,
             pasid: None,
             acs: None,
+            virtuals: None,
+            physical: None,
             manner: Manner::default(),
         }
     }
@@ -238,6 +258,14 @@ impl Function {
     /// The same with the ACS capability: bits as in its register.
     pub fn with_acs(self, bits: u16) -> Self {
         Function { acs: Some(bits), ..self }
+    }
+    /// The same with virtual functions.
+    pub fn with_virtuals(self, virtuals: Virtuals) -> Self {
+        Function { virtuals: Some(virtuals), ..self }
+    }
+    /// The same as a virtual function.
+    pub fn virtual_of(self, physical: SourceId) -> Self {
+        Function { physical: Some(physical), ..self }
     }
     /// The same with other manners.
     pub fn with_manner(self, manner: Manner) -> Self {

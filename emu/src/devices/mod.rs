@@ -5,7 +5,7 @@ mod config;
 mod function;
 mod tlb;
 
-pub use function::{Alias, Answers, Ats, Form, Function, FunctionId, Manner, PasidCapability, Pri};
+pub use function::{Alias, Answers, Ats, Form, Function, FunctionId, Manner, PasidCapability, Pri, Virtuals};
 pub use tlb::Kept;
 
 use crate::bus::{DeviceInvalidation, GroupResponse};

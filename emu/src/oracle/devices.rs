@@ -32,10 +32,12 @@ pub(super) struct Devices {
     given: BTreeMap<SourceId, BTreeMap<(Option<Pasid>, u64), Given>>,
     /// Sources whose context entries lost their presence while they may have held translations.
     absent: BTreeSet<SourceId>,
+    /// Sources that have timed out: no completion is to be had of them, and all that software can do is to block them.
+    late: BTreeSet<SourceId>,
     /// Since the last wait in the queue: what the IOTLB held still when the device's invalidation was queued; and what of that
     /// an invalidation of the IOTLB was queued for afterwards.
     early: Vec<Stale>,
-    late: Vec<Stale>,
+    behind: Vec<Stale>,
 }
 
 fn covers(request: &DeviceInvalidation, pasid: Option<Pasid>, first: u64, last: u64) -> bool {
@@ -63,6 +65,7 @@ impl Devices {
         }
     }
     fn forget(&mut self, source: SourceId) {
+        self.late.remove(&source);
         self.given.remove(&source);
         self.absent.remove(&source);
     }
@@ -86,6 +89,11 @@ impl Oracle {
             _ => ScalableContextEntry::DTE.is_set(words),
         };
         let present = (was.first().is_some_and(|word| word & 1 != 0), is.first().is_some_and(|word| word & 1 != 0));
+        if self.devices.late.contains(&source) && !(present.1 && allows(is)) {
+            // What it may hold is of no use to it once this is in effect, which the rules of entries see to.
+            self.devices.forget(source);
+            return;
+        }
         match present {
             (true, true) if allows(was) && !allows(is) => {
                 sight.report(Rule::DeviceBlocked, format_args!("ATS requests of {source:#x}"));
@@ -132,7 +140,7 @@ impl Oracle {
     /// An invalidation of a device TLB was fetched from the queue. What the IOTLB holds for the device against the tables, and
     /// no invalidation ahead covers, the device may get again.
     fn queued_device(&mut self, sight: &mut Sight<'_>, request: &DeviceInvalidation) {
-        self.devices.late.retain(|(source, pasid, first, last)| {
+        self.devices.behind.retain(|(source, pasid, first, last)| {
             *source != request.source || !empties(request, *pasid, *first, *last)
         });
         let ahead: Vec<Invalidation> = sight.unit.queue.invalidations().collect();
@@ -153,12 +161,12 @@ impl Oracle {
 
     fn queued_invalidation(&mut self, sight: &mut Sight<'_>, what: &Invalidation) {
         let caches = &sight.unit.caches;
-        let Devices { early, late, .. } = &mut self.devices;
+        let Devices { early, behind, .. } = &mut self.devices;
         early.retain(|&(source, asked, first, last)| {
             let of = |t: &&Translation| t.source == source && t.asked == asked && t.first == first;
             let reached = caches.translations().find(of).is_none_or(|t| reaches(sight.unit, t, what));
             if reached {
-                late.push((source, asked, first, last));
+                behind.push((source, asked, first, last));
             }
             !reached
         });
@@ -166,11 +174,11 @@ impl Oracle {
 
     fn queued_wait(&mut self, sight: &mut Sight<'_>) {
         self.devices.early.clear();
-        if let Some((source, pasid, first, _)) = self.devices.late.first() {
+        if let Some((source, pasid, first, _)) = self.devices.behind.first() {
             let what = "the IOTLB's invalidation stood behind the device's";
             sight.report(Rule::DeviceOrder, format_args!("{first:#x} of {source:#x}, PASID {pasid:x?}: {what}"));
         }
-        self.devices.late.clear();
+        self.devices.behind.clear();
     }
 }
 
@@ -188,6 +196,15 @@ impl Unit {
     /// A device has lost what it was given: it was reset, unplugged, or its ATS was switched off and on again.
     pub fn device_lost(&mut self, source: SourceId) {
         self.oracle.devices.forget(source);
+    }
+    /// A device did not complete an invalidation in time.
+    pub(crate) fn watch_late(&mut self, source: SourceId) {
+        let devices = &mut self.oracle.devices;
+        if devices.absent.contains(&source) {
+            devices.forget(source);
+        } else if devices.holds(source) {
+            devices.late.insert(source);
+        }
     }
     /// A device was answered.
     pub(crate) fn watch_answer(&mut self, request: &Request, answer: &Answer) {

@@ -220,6 +220,7 @@ impl Unit {
         if self.profile.error_record && !self.faults.has(ITE) {
             self.queue.error = self.queue.error & !(0xffff << 32) | u64::from(source) << 32;
         }
+        self.watch_late(source);
         self.tell(Happening::TimedOut(source));
         self.report(bus, ITE);
     }

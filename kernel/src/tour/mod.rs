@@ -1,7 +1,9 @@
 //! The tour: what a remapping unit is and does, shown on this machine. Every line is a result; what is not as it must be
 //! says so, and the tour fails.
 
+mod costs;
 mod devices;
+mod emulated;
 mod engine;
 mod live;
 mod machine;
@@ -13,6 +15,7 @@ mod virtio;
 mod walk;
 mod without;
 
+use crate::boot::cmdline;
 use crate::iommu::Session;
 use crate::memory::frames;
 use crate::platform::KernelPlatform;
@@ -44,7 +47,7 @@ fn with_unit(report: &mut Report) {
     map_registers();
     let free = frames::free_count();
     let begun = time::now();
-    let started = Session::start(Config::default());
+    let started = Session::start(Config { tables: cmdline::get().tables, ..Config::default() });
     let nanos = time::now().0 - begun.0;
     let session = match started {
         Ok(session) => session,
@@ -55,7 +58,9 @@ fn with_unit(report: &mut Report) {
     report.section("Devices, their units and groups", |r| devices::show(r, &session));
     report.section("Bring-up, step by step", |r| units::bring_up(r, &session, nanos));
     live::show(report, &session);
+    report.section("What changes cost, and what passes through", |r| costs::show(r, &session));
     report.section("Devices at work behind the unit", |r| virtio::show(r, &session));
+    report.section("On an emulated unit inside the kernel: what QEMU's units lack", emulated::show);
     report.section("The end", |r| end(r, session, free));
 }
 

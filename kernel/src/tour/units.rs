@@ -79,8 +79,9 @@ fn steps(report: &mut Report, line: &UnitReport, r: &Mmio, several: bool) {
         step(!on, "no queue", format!("GSTS   {:#010x}", gsts.bits()), "invalidation by registers".to_string());
     }
     let root = RootPointer(r.read64(at::RTADDR));
-    let legacy = root.mode() == Some(TableMode::Legacy) && gsts.contains(Gsts::RTPS);
-    step(legacy, "root table", format!("RTADDR {:#018x}", root.0), "legacy mode, taken over".to_string());
+    let taken = root.mode() == line.tables && gsts.contains(Gsts::RTPS);
+    let mode = if line.tables == Some(TableMode::Scalable) { "scalable" } else { "legacy" };
+    step(taken, "root table", format!("RTADDR {:#018x}", root.0), format!("{mode} mode, taken over"));
     let control = EventControl::from_bits_retain(r.read32(at::FECTL));
     let open = !control.contains(EventControl::IM);
     let message = format!("FEADDR {:#010x} <- {:#x}", r.read32(at::FEADDR), r.read32(at::FEDATA));

@@ -154,3 +154,64 @@ fn access_control_is_turned_on_where_it_can_be() {
     s.set(id(0, 2, 0), 0x144, u32::MAX);
     assert!(!s.tree().function(id(0, 2, 0)).unwrap().isolates());
 }
+
+/// A physical function with ATS and, behind root port 00:1c.0, `number` virtual functions from `first` on.
+fn physical(s: &mut Space, number: u32, first: u32, stride: u32) -> DeviceId {
+    let (port, function) = (id(0, 0x1c, 0), id(1, 0, 0));
+    s.express(port, 1, ROOT_PORT).buses(port, 1, 2).express(function, 0, ENDPOINT);
+    s.set(function, 0x100, 0x0010 | 1 << 16 | 0x160 << 20).set(function, 0x108, 1).set(function, 0x110, number);
+    s.set(function, 0x114, stride << 16 | first).set(function, 0x118, 0x10ed << 16);
+    s.set(function, 0x160, 0x000f | 1 << 16 | 0x180 << 20).set(function, 0x164, 0x8003_0067);
+    s.set(function, 0x180, 0x0013 | 1 << 16).set(function, 0x184, 0);
+    function
+}
+
+/// It answers at no vendor id.
+fn virtual_one(s: &mut Space, d: DeviceId) {
+    s.express(d, 0, ENDPOINT).set(d, 0, u32::MAX).set(d, 0x100, 0x000f | 1 << 16).set(d, 0x104, 0x0020);
+}
+
+#[test]
+fn caches_of_devices_and_page_requests_are_found() {
+    let mut s = Space::new();
+    let d = physical(&mut s, 0, 0, 0);
+    let tree = s.tree();
+    let f = tree.function(d).unwrap();
+    let ats = f.ats.unwrap();
+    assert_eq!((ats.depth, ats.aligned, ats.global, f.page_requests, f.physical), (7, true, true, true, None));
+    s.set(d, 0x164, u32::MAX);
+    assert_eq!(s.tree().function(d).unwrap().ats, None, "it could not be read");
+}
+
+#[test]
+fn virtual_functions_are_where_their_physical_function_says_and_answer_at_no_vendor_id() {
+    let mut s = Space::new();
+    let d = physical(&mut s, 3, 0x80, 0x84);
+    let all = [id(1, 16, 0), id(2, 0, 4), id(2, 17, 0)];
+    // The third does not answer at all.
+    all[..2].iter().for_each(|v| virtual_one(&mut s, *v));
+    let tree = s.tree();
+    assert_eq!(ids(&tree), [id(0, 0x1c, 0), d, all[0], all[1]]);
+    for v in &all[..2] {
+        let f = tree.function(*v).unwrap();
+        assert_eq!((f.physical, f.parent, f.vendor, f.device), (Some(d), Some(id(0, 0x1c, 0)), 0x8086, 0x10ed));
+        assert!(f.ats.is_some_and(|a| a.aligned && !a.global) && f.page_requests);
+        assert_eq!(Bridges::named(&tree, *v), d);
+    }
+    assert_eq!(Bridges::named(&tree, d), d);
+}
+
+#[test]
+fn virtual_functions_that_cannot_be_are_not_there() {
+    for (number, first, stride, enabled) in
+        [(2, 0, 1, 1), (2, 8, 0, 1), (2, 8, 1, 0), (2, 0x1000, 1, 1), (60000, 0xffff, 0xffff, 1)]
+    {
+        let mut s = Space::new();
+        let d = physical(&mut s, number, first, stride);
+        s.set(d, 0x108, enabled);
+        for v in [id(1, 0, 1), id(1, 1, 0), id(1, 1, 1), id(17, 0, 0), id(17, 0, 1)] {
+            virtual_one(&mut s, v);
+        }
+        assert_eq!(ids(&s.tree()), [id(0, 0x1c, 0), d], "{number} {first:#x} {stride:#x} {enabled}");
+    }
+}

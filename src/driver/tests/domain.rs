@@ -213,7 +213,9 @@ fn deferred_domains_gather_so_many_and_for_so_long(ecap: u64) {
     map(10).unwrap();
     // A unit that does not confirm leaves them owed; whoever had to flush hears of it.
     m.units[0].state().hold = true;
-    (11..19).for_each(|n| drop(map(n)));
+    (11..19).for_each(|n| {
+        let _ = map(n);
+    });
     let outcomes: std::vec::Vec<_> = (10..20).map(|n| d.unmap_later(page(n)).map_err(|e| e.why)).collect();
     assert_eq!(outcomes[..9], [Ok(()); 9]);
     assert_eq!(outcomes[9], Err(MapWhy::NotFlushed));

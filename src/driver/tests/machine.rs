@@ -51,6 +51,13 @@ impl Dmar {
         self.add(1, &[&[0, 0, 0, 0], &first.to_le_bytes(), &last.to_le_bytes(), &scopes(&[device])])
     }
 
+    /// What holds for an integrated device (SIDP).
+    pub(super) fn properties(self, device: DeviceId, flags: u8) -> Self {
+        let mut scope = scopes(&[device]);
+        scope[2] = flags;
+        self.add(6, &[&[0, 0, 0, 0], &scope])
+    }
+
     /// The structures alone.
     pub(super) fn structures(&self) -> &[u8] {
         &self.bytes

@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex};
 
 /// What one descriptor of the model asks for.
 const DOMAINS: usize = 4;
+/// The place of what waits do.
+const WAITED: usize = 3;
 
 /// Clones share everything.
 #[derive(Clone)]
@@ -35,6 +37,11 @@ impl Machine {
         self.0.dropped[usize::from(domain)].load(Ordering::Relaxed) != 0
     }
 
+    /// Whether a wait is done, as far as this thread can know.
+    pub(crate) fn waited(&self) -> bool {
+        self.0.dropped[WAITED].load(Ordering::Relaxed) != 0
+    }
+
     fn word(&self, address: u64, size: u64) -> &AtomicU64 {
         let memory = self.0.memory.lock().unwrap();
         let (at, words) = memory[(address / PAGE) as usize - 1];
@@ -59,6 +66,7 @@ impl Machine {
                 2 => self.0.dropped[(q0 >> 16 & 0xffff) as usize].store(1, Ordering::Relaxed),
                 5 => {
                     done += 1;
+                    self.0.dropped[WAITED].store(1, Ordering::Relaxed);
                     self.word(q1, 4).store(q0 >> 32, Ordering::Release);
                 }
                 _ => panic!("the unit fetched what was not there yet"),

@@ -57,13 +57,14 @@ fn clippy_host() -> Result<()> {
     cargo(&["clippy", "--quiet", "--package", "vtd", "--all-targets", "--all-features"], None, DENY)?;
     // Targets with `test = false` are not among all targets.
     cargo(&["clippy", "--quiet", "--package", "vtd", "--test", "qemu"], None, DENY)?;
-    cargo(&["clippy", "--quiet", "--package", "vtd-emu", "--package", "xtask", "--all-targets"], None, DENY)
+    let others = ["--package", "vtd-emu", "--package", "vtd-loom", "--package", "xtask", "--all-targets"];
+    cargo(&[&["clippy", "--quiet"], &others[..]].concat(), None, DENY)
 }
 
 fn clippy_bare() -> Result<()> {
-    let packages = ["clippy", "--quiet", "--package", kernel::PACKAGE, "--package", "vtd", "--package", "vtd-emu"];
-    let options = ["--target", TARGET, "--profile", kernel::PROFILE];
-    cargo(&[&packages[..], &options].concat(), Some(&sysroot::ensure()?), DENY)
+    let mut arguments = vec!["clippy", "--quiet", "--target", TARGET, "--profile", kernel::PROFILE];
+    [kernel::PACKAGE, "vtd", "vtd-emu", "emulated"].iter().for_each(|name| arguments.extend(["--package", name]));
+    cargo(&arguments, Some(&sysroot::ensure()?), DENY)
 }
 
 fn adopt() -> Result<()> {

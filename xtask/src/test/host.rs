@@ -23,6 +23,8 @@ pub const SUITES: &[Suite] = &[
     Suite { head: "host", group: "host tests", arguments: &["--package", "vtd", "--all-features", "--lib", "--tests"] },
     // Its doc tests, too.
     Suite { head: "emu", group: "emulated unit", arguments: &["--package", "vtd-emu"] },
+    // The driver's queue under every order of memory accesses that the language allows.
+    Suite { head: "loom", group: "loom", arguments: &["--package", "vtd-loom"] },
     Suite { head: "xtask", group: "host tests", arguments: &["--package", "xtask", "--lib"] },
     Suite { head: "doc", group: "doc tests", arguments: &["--package", "vtd", "--all-features", "--doc"] },
 ];

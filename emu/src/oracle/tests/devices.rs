@@ -141,6 +141,37 @@ fn ats_is_blocked_before_the_device_has_answered() {
     software.broke(&[Rule::DeviceBlocked]);
 }
 
+/// No completion is to be had of it: all that is left is to block it.
+#[test]
+fn a_device_that_timed_out_may_be_blocked_and_holds_nothing_of_use_with_that() {
+    let late = || {
+        let mut software = ats();
+        software.store(leaf(TABLES), 0);
+        software.rig.bus.silent.insert(DEVICE);
+        software.queue(&[iotlb_page(1, IOVA), dev_tlb_page(DEVICE, IOVA)]);
+        software.rig.step(10, 60_000_000);
+        software
+    };
+    let mut software = late();
+    software.free_page(DATA);
+    software.broke(&[Rule::DataFreed]);
+    let mut software = late();
+    software.store(context(DEVICE), TABLES | 1);
+    software.free_page(DATA);
+    software.clean();
+}
+
+#[test]
+fn a_device_that_timed_out_after_it_was_blocked_is_owed_nothing() {
+    let mut software = ats();
+    software.store(context(DEVICE), TABLES);
+    software.rig.bus.silent.insert(DEVICE);
+    software.queue(&[cc_device(1, DEVICE), iotlb_domain(1), dev_tlb(DEVICE)]);
+    software.rig.step(10, 60_000_000);
+    software.at_rest();
+    software.clean();
+}
+
 #[test]
 fn dte_is_cleared_while_the_device_holds_translations() {
     let mut software = Software::scalable(profile());

@@ -10,6 +10,7 @@ mod parallel;
 mod pending;
 mod power;
 mod stages;
+mod take_over;
 mod virtio;
 
 use crate::boot::cmdline;

@@ -6,6 +6,7 @@ use crate::devices::testdev::{PATTERN, Verdict};
 use crate::memory::buffer::Buffer;
 use crate::way::{self, Scheme};
 use crate::{check, check_eq, test};
+use vtd::explain::Attempt;
 use vtd::hw::pages::{self, first};
 use vtd::hw::registers::TableMode;
 use vtd::{Access, Config, DomainSpec, ErrorKind, Iova, Need, PAGE, Pasid, Range, Stage, Strict, Target};
@@ -105,6 +106,9 @@ test! {
         check_eq!(dev.write(at.get(), page.hpa().get(), 16), Verdict::Arrived);
         let wanted = if first_stage(a.domain.spec()) { was } else { was & !marks };
         check_eq!(entry()?.1, wanted, "after a device has written to the page");
+        let explained = s.vtd().explain(dev.id(), None, at, Attempt::Write)?;
+        let seen = explained.walk.steps().last().ok_or("nothing was read")?;
+        check_eq!((seen.at, seen.words()), (place, &[wanted][..]), "the driver sees the same: {explained}");
         check_eq!(a.domain.translate(at).map(|t| t.0), Some(page.hpa()));
         a.domain.unmap(Range::sized(at, PAGE).ok_or("range")?)?.flush().map_err(|n| n.error)?;
         check_eq!(dev.write(at.get(), page.hpa().get(), 16), Verdict::Stopped);
