@@ -25,6 +25,7 @@ mod offers;
 mod pasids;
 mod power;
 mod queue;
+mod regressions;
 mod reset;
 mod several;
 mod speed;
@@ -71,6 +72,7 @@ const ALL: &[&[Story]] = &[
     pasids::STORIES,
     power::STORIES,
     queue::STORIES,
+    regressions::STORIES,
     reset::STORIES,
     several::STORIES,
     speed::STORIES,

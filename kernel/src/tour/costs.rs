@@ -19,6 +19,10 @@ const RW: Access = Access::READ.union(Access::WRITE);
 
 /// Two pages on either side of a line of 2 MiB, at which naive flushes become wide.
 const LINE: u64 = 0x12_4020_0000;
+/// What goes through all of them.
+const VALUE: u32 = 0xc0de_0011;
+/// Words of a page.
+const WORDS: usize = PAGE as usize / 4;
 /// Another address, which no request has reached.
 const MARKED: u64 = 0x12_5000_0000;
 
@@ -102,6 +106,8 @@ pub fn show(report: &mut Report, session: &Session) -> Result<(), Stop> {
         || Ok(one.map(around.first, memory.hpa(), 4 * PAGE, RW)?),
         nothing,
     )?;
+    memory.set(WORDS, VALUE);
+    engine.read(LINE - PAGE)?;
     engine.write(LINE, memory.hpa())?;
     let unmapped = ledger.step(
         "unmap and flush the 2 at the line",
@@ -116,9 +122,14 @@ pub fn show(report: &mut Report, session: &Session) -> Result<(), Stop> {
     let detached = ledger.step("detach", || attach(&group, Target::Blocked), change)?;
     table(["step", "batches", "descriptors", "wide", ""], &ledger.rows);
 
-    let arrived = pages.iter().all(|p| p.get(0) == engine.writes(p.get(0)) || !engine.reads());
-    report
-        .check(arrived, format_args!("{engine} reached memory through both domains, and past them at its own address"));
+    let found = [memory.get(2 * WORDS), pages[1].get(0), pages[0].get(0)];
+    report.check(
+        found == [engine.writes(VALUE); 3],
+        format_args!(
+            "{engine} reached memory through one domain, the other, and past them: {:#010x} {:#010x} {:#010x}",
+            found[0], found[1], found[2]
+        ),
+    );
     let caching = vtd.capabilities(unit)?.cap.cm();
     report.check(
         mapped.batches == 0 || caching,

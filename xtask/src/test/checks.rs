@@ -62,9 +62,9 @@ fn clippy_host() -> Result<()> {
 }
 
 fn clippy_bare() -> Result<()> {
-    let packages = ["clippy", "--quiet", "--package", kernel::PACKAGE, "--package", "vtd", "--package", "vtd-emu"];
-    let options = ["--target", TARGET, "--profile", kernel::PROFILE];
-    cargo(&[&packages[..], &options].concat(), Some(&sysroot::ensure()?), DENY)
+    let mut arguments = vec!["clippy", "--quiet", "--target", TARGET, "--profile", kernel::PROFILE];
+    [kernel::PACKAGE, "vtd", "vtd-emu", "emulated"].iter().for_each(|name| arguments.extend(["--package", name]));
+    cargo(&arguments, Some(&sysroot::ensure()?), DENY)
 }
 
 fn adopt() -> Result<()> {
