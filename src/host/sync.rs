@@ -72,6 +72,10 @@ mod plain {
             self.0.lock().unwrap_or_else(|e| e.into_inner())
         }
 
+        pub(super) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+            self.0.try_lock().ok()
+        }
+
         pub(super) fn into_inner(self) -> T {
             self.0.into_inner().unwrap_or_else(|e| e.into_inner())
         }

@@ -58,6 +58,11 @@ impl Wire {
         pages.map(|d| (d[1] & !0xfff, d[1] & 0x3f, d[1] >> 6 & 1 != 0)).collect()
     }
 
+    /// How many entries were flushed for: `cc` and `pc`.
+    pub fn entries(&self) -> usize {
+        self.of(&[1, 7]).count()
+    }
+
     pub fn waits(&self) -> usize {
         self.of(&[5]).count()
     }

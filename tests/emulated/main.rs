@@ -24,6 +24,7 @@ mod offers;
 mod pasids;
 mod power;
 mod queue;
+mod regressions;
 mod several;
 mod speed;
 mod split;
@@ -68,6 +69,7 @@ const ALL: &[&[Story]] = &[
     pasids::STORIES,
     power::STORIES,
     queue::STORIES,
+    regressions::STORIES,
     several::STORIES,
     speed::STORIES,
     split::STORIES,

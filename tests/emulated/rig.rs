@@ -475,8 +475,8 @@ impl Rig {
     /// The same of a stage.
     pub fn spec_of(&self, group: &Group<Host>, stage: Stage) -> DomainSpec {
         let mut spec = group.best_spec();
-        if stage == Stage::First && spec.stage != Stage::First {
-            // Of a unit with both stages: 4 levels, their lower half.
+        if stage == Stage::First && spec.stage != Stage::First && self.profiles.iter().all(Profile::fsts) {
+            // Of units with both stages: 4 levels, their lower half.
             (spec.stage, spec.levels) = (Stage::First, 4);
             spec.width = self.profiles.iter().map(|p| p.mgaw() as u8 + 1).min().unwrap_or(39).min(47);
             spec.sizes = PageSizes::SIZE_2M;

@@ -28,3 +28,10 @@ pub(crate) struct Unit<P: Platform> {
     pub(crate) regs: P::Registers,
     pub(crate) queue: Option<Queue>,
 }
+
+impl<P: Platform> Unit<P> {
+    /// Flushes are derived elsewhere.
+    pub(crate) fn wide_flushes(&self) -> u64 {
+        0
+    }
+}
