@@ -115,7 +115,7 @@ impl<P: Platform> Group<P> {
         }
         let throttle = m.standing.throttle();
         m.standing.set_cache(None);
-        if let Err(e) = self.clear(member, also.map(|(scope, _)| scope)) {
+        if let Err(e) = self.clear(member, also.map(|(scope, _)| scope), throttle.is_some()) {
             m.standing.set_cache(throttle);
             let mut states = self.core.registry()?.states.lock(self.core.platform());
             if let Some(s) = states.get_mut(self.place) {
@@ -141,8 +141,9 @@ impl<P: Platform> Group<P> {
         Ok(())
     }
 
-    /// Clears all entries of a member, and has its translated requests blocked. Goes on after an error, so that no entry stays.
-    fn clear(&self, member: usize, also: Option<Scope>) -> Result<(), Error> {
+    /// Clears all entries of a member, and has its translated requests blocked where they were not. Goes on after an error, so
+    /// that no entry stays.
+    fn clear(&self, member: usize, also: Option<Scope>, caching: bool) -> Result<(), Error> {
         let unproved = {
             let states = self.core.registry()?.states.lock(self.core.platform());
             states.get(self.place).is_some_and(|s| s.unproved)
@@ -157,7 +158,7 @@ impl<P: Platform> Group<P> {
         }
         // In legacy mode the one entry says both.
         let scalable = self.members().get(member).and_then(|m| self.unit(m)).is_some_and(Unit::scalable);
-        if scalable { outcome.and(self.let_through(member, false)) } else { outcome }
+        if scalable && caching { outcome.and(self.let_through(member, false)) } else { outcome }
     }
 
     /// Lets a member have what its group, and its PASIDs, are attached to.
