@@ -53,7 +53,13 @@ impl<P: Platform> Group<P> {
             Reset::Before => match self.turn_off(member) {
                 // Its reset empties it.
                 Err(_) if m.standing.is(Matter::HELD) => Ok(()),
-                off => self.block(member, None).and(off),
+                Ok(()) => self.block(member, None),
+                Err(e) => {
+                    // It may hold what it held: it is asked to the end, and what it asks for anew is blocked.
+                    let _ = self.clear(member, None, false);
+                    self.doubt()?;
+                    Err(e)
+                }
             },
             Reset::After if !held => Err(ErrorKind::State(State::NotInReset).of(d)),
             Reset::After => self.unblock(member, m, unit),
@@ -117,10 +123,7 @@ impl<P: Platform> Group<P> {
         m.standing.set_cache(None);
         if let Err(e) = self.clear(member, also.map(|(scope, _)| scope), throttle.is_some()) {
             m.standing.set_cache(throttle);
-            let mut states = self.core.registry()?.states.lock(self.core.platform());
-            if let Some(s) = states.get_mut(self.place) {
-                s.unproved = true;
-            }
+            self.doubt()?;
             return Err(e);
         }
         if let Some(throttle) = throttle {
@@ -138,6 +141,15 @@ impl<P: Platform> Group<P> {
             self.leave(scope, to);
         }
         m.standing.set(Matter::HELD);
+        Ok(())
+    }
+
+    /// Caches may hold what no entry says any more.
+    fn doubt(&self) -> Result<(), Error> {
+        let mut states = self.core.registry()?.states.lock(self.core.platform());
+        if let Some(s) = states.get_mut(self.place) {
+            s.unproved = true;
+        }
         Ok(())
     }
 
