@@ -206,7 +206,7 @@ impl<P: Platform> Group<P> {
     ///
     /// Errors: `Unsupported(Ats(..))` with the reason; `Invalid(Device)`; `State(Quarantined)` and `State(Removed)`; `Busy`;
     /// `DeviceTimeout` where the device did not complete the invalidation: then it is blocked, as `Events::isolated` says.
-    /// After `Off` failed otherwise, or `Trusted` in any way, it is off as well as can be.
+    /// After another error it is off in the device, and the call may be repeated.
     ///
     /// Waits for invalidations, with a deadline. Not for interrupt context.
     pub fn set_ats(&self, d: DeviceId, ats: Ats) -> Result<(), Error> {

@@ -37,7 +37,7 @@ impl<P: Platform> Group<P> {
     /// its translation cache as they were before; also after it did not answer and was blocked for that
     /// (`Events::isolated`), which a reset alone makes good. In between the group may be attached elsewhere, and released.
     ///
-    /// Errors leave the device blocked; `Before` may be repeated, and so may an `After` that failed once `Before` has been.
+    /// Errors leave the device blocked as well as can be; `Before` may be repeated, and so may an `After` that failed once `Before` has been.
     /// `State(NotInReset)` for an `After` of a device that is not blocked, `State(Removed)`, `Invalid(Device)`, `Busy`.
     ///
     /// Waits for invalidations, with a deadline. Not for interrupt context.
