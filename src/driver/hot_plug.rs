@@ -6,7 +6,7 @@ use crate::device::registry::Found;
 use crate::device::scan;
 use crate::dmar::Topology;
 use crate::host::address::{DeviceId, UnitId};
-use crate::host::error::{Error, ErrorKind, Field, Need, State, Step};
+use crate::host::error::{Error, ErrorKind, Field, Need, Step};
 use crate::host::grow;
 use crate::host::platform::Platform;
 use crate::unit::Unit;
@@ -77,7 +77,9 @@ impl<P: Platform> Vtd<P> {
         };
         grow::push(&mut line, UnitReport::new(id, Ok(&unit)))?;
         report.units = line;
-        if let Err(unit) = core.machine.add(unit) {
+        let mut unit = Some(unit);
+        core.machine.add(&mut unit);
+        if let Some(unit) = unit {
             unit.release(core.platform());
             return Err(ErrorKind::Busy.on(id));
         }

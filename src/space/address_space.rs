@@ -41,7 +41,7 @@ impl<P: Platform> AddressSpace<P> {
         s.owed.try_reserve(1).map_err(|_| ErrorKind::OutOfMemory)?;
         let ticket = s.ticket();
         s.owe(Stale { range, leaf_only }, None, ticket);
-        space.end(s, ticket, None).flush().map(drop).map_err(|n| n.error)
+        space.end(s, ticket, None).flush_all().map(drop).map_err(|n| n.error)
     }
 
     /// Whether what became present must be invalidated too: a unit caches absent entries of a second stage (CAP.CM), or

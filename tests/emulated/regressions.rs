@@ -172,7 +172,7 @@ fn a_flush_of_a_changed_entry_that_was_optimised_away(profile: &Profile, mode: M
     let (group, domain, _) = rig.attached(dev(3));
     let other = rig.domain(&group);
     map(&domain, AT, page, 0x1000);
-    let targets = [&other, &domain, &domain, &other].map(|d| Target::Domain(d));
+    let targets = [&other, &domain, &domain, &other].map(Target::Domain);
     for to in targets.into_iter().chain([Target::Identity, Target::Blocked]) {
         rig.host.listen(0);
         group.attach(to).unwrap();
