@@ -560,9 +560,9 @@ impl<P: Platform> Vtd<P> {
 
     /// Claims a group for one owner, and blocks it until it is attached. What cannot be told apart is claimed together.
     ///
-    /// Errors: `Busy` where it has an owner; `Invalid(ReservedRegion)` for a guest where firmware keeps a region of a
-    /// kind that the device needs; `Unsupported(Unit)` where no working unit serves a member; `State(NotUp)` where a unit
-    /// does not translate, as after a `bring_up` or `hand_back` that failed half-way.
+    /// Errors: `Busy` where it has an owner, or its unit is being removed; `Invalid(ReservedRegion)` for a guest where firmware
+    /// keeps a region of a kind that the device needs; `Unsupported(Unit)` where no working unit serves a member;
+    /// `State(NotUp)` where a unit does not translate, as after a `bring_up` or `hand_back` that failed half-way.
     pub fn claim(&self, g: GroupId, owner: Owner) -> Result<Group<P>, Error> {
         Group::claim(&self.0, g, owner)
     }
