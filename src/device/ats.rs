@@ -206,7 +206,7 @@ impl<P: Platform> Group<P> {
     ///
     /// Errors: `Unsupported(Ats(..))` with the reason; `Invalid(Device)`; `State(Quarantined)` and `State(Removed)`; `Busy`;
     /// `DeviceTimeout` where the device did not complete the invalidation: then it is blocked, as `Events::isolated` says.
-    /// After `Off` failed otherwise, or `Trusted` in any way, it is off as well as can be.
+    /// After another error it is off in the device, and the call may be repeated.
     ///
     /// Waits for invalidations, with a deadline. Not for interrupt context.
     pub fn set_ats(&self, d: DeviceId, ats: Ats) -> Result<(), Error> {
@@ -224,7 +224,14 @@ impl<P: Platform> Group<P> {
             return Err(ErrorKind::State(State::Quarantined).of(d));
         }
         m.standing.set(Matter::TRUSTED);
-        if m.standing.throttle().is_some() || self.passes_through(m)? {
+        if m.standing.throttle().is_some() {
+            if m.ats.capability.is_some_and(|c| matches!(c.is_on(self.core.platform(), d), Ok(true))) {
+                return Ok(());
+            }
+            // Half off, since a flush failed.
+            self.turn_off(member)?;
+        }
+        if self.passes_through(m)? {
             return Ok(());
         }
         let outcome = self.turn_on(member, throttle);
@@ -320,14 +327,12 @@ impl<P: Platform> Group<P> {
             None => Ok(()),
         };
         let emptied = self.empty(member, throttle);
-        match emptied {
-            Err(e) if e.kind == ErrorKind::DeviceTimeout => {
+        if let Err(e) = emptied {
+            if e.kind == ErrorKind::DeviceTimeout {
                 self.isolate(member, None)?;
-                return Err(e.of(m.device));
             }
-            // What the device may hold is of no use to it once the unit blocks it: so go on.
-            Err(e) if !matches!(e.kind, ErrorKind::Timeout(_)) => return Err(e.of(m.device)),
-            _ => {}
+            // Else it may hold what it held, and the unit lets it through and asks it, until this is tried again.
+            return Err(e.of(m.device));
         }
         m.standing.set_cache(None);
         if let Err(e) = self.let_through(member, false) {
@@ -336,7 +341,7 @@ impl<P: Platform> Group<P> {
             return Err(e.of(m.device));
         }
         self.tag(member, throttle, false)?;
-        emptied.and(switched).map_err(|e| e.of(m.device))
+        switched.map_err(|e| e.of(m.device))
     }
 
     /// Has all that a member's cache holds invalidated, and awaits it: with that its translated requests are done, too.

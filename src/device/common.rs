@@ -92,10 +92,11 @@ impl<P: Platform> Core<P> {
     /// Flushes those whose oldest range is too old, and says when the next one will be. Waits for the flushes.
     pub(crate) fn flush_deferred(&self) -> Option<Nanos> {
         self.forget_dropped();
-        let (mut next, mut i) = (None::<Nanos>, 0);
-        loop {
-            let Some(space) = self.deferred.lock(self.platform()).get(i).cloned() else { return next };
-            i += 1;
+        let (mut next, mut left) = (None::<Nanos>, self.deferred.lock(self.platform()).len());
+        // From the last on: where another lets go of one meanwhile, one that was seen already takes its place.
+        while let Some(i) = left.checked_sub(1) {
+            left = i;
+            let Some(space) = self.deferred.lock(self.platform()).get(i).cloned() else { continue };
             if space.due().is_some_and(|at| at <= self.platform().now()) {
                 // What a unit does not confirm stays owed, and is due again a while later.
                 let _ = space.settle();
@@ -105,6 +106,7 @@ impl<P: Platform> Core<P> {
                 (a, b) => a.or(b),
             };
         }
+        next
     }
 
     /// Bits of a host physical address, as firmware says them.

@@ -162,7 +162,8 @@ pub(crate) fn let_through<P: Platform>(
     let (source, unit) = (SourceId(user.source), user.unit);
     {
         let mut root = unit.root.lock(&h.platform);
-        let Some(was) = root.allowed(source).filter(|a| a.device_tlb != on) else { return Ok(()) };
+        // Also where the entry says so already: its flush may have failed.
+        let Some(was) = root.allowed(source) else { return Ok(()) };
         if !root.set_allowed(&h.platform, source, Allowed { device_tlb: on, ..was }) {
             return Ok(());
         }

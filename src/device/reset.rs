@@ -37,7 +37,7 @@ impl<P: Platform> Group<P> {
     /// its translation cache as they were before; also after it did not answer and was blocked for that
     /// (`Events::isolated`), which a reset alone makes good. In between the group may be attached elsewhere, and released.
     ///
-    /// Errors leave the device blocked; `Before` may be repeated, and so may an `After` that failed once `Before` has been.
+    /// Errors leave the device blocked as well as can be; `Before` may be repeated, and so may an `After` that failed once `Before` has been.
     /// `State(NotInReset)` for an `After` of a device that is not blocked, `State(Removed)`, `Invalid(Device)`, `Busy`.
     ///
     /// Waits for invalidations, with a deadline. Not for interrupt context.
@@ -53,7 +53,13 @@ impl<P: Platform> Group<P> {
             Reset::Before => match self.turn_off(member) {
                 // Its reset empties it.
                 Err(_) if m.standing.is(Matter::HELD) => Ok(()),
-                off => self.block(member, None).and(off),
+                Ok(()) => self.block(member, None),
+                Err(e) => {
+                    // It may hold what it held: it is asked to the end, and what it asks for anew is blocked.
+                    let _ = self.clear(member, None, false);
+                    self.doubt()?;
+                    Err(e)
+                }
             },
             Reset::After if !held => Err(ErrorKind::State(State::NotInReset).of(d)),
             Reset::After => self.unblock(member, m, unit),
@@ -115,12 +121,9 @@ impl<P: Platform> Group<P> {
         }
         let throttle = m.standing.throttle();
         m.standing.set_cache(None);
-        if let Err(e) = self.clear(member, also.map(|(scope, _)| scope)) {
+        if let Err(e) = self.clear(member, also.map(|(scope, _)| scope), throttle.is_some()) {
             m.standing.set_cache(throttle);
-            let mut states = self.core.registry()?.states.lock(self.core.platform());
-            if let Some(s) = states.get_mut(self.place) {
-                s.unproved = true;
-            }
+            self.doubt()?;
             return Err(e);
         }
         if let Some(throttle) = throttle {
@@ -141,8 +144,18 @@ impl<P: Platform> Group<P> {
         Ok(())
     }
 
-    /// Clears all entries of a member, and has its translated requests blocked. Goes on after an error, so that no entry stays.
-    fn clear(&self, member: usize, also: Option<Scope>) -> Result<(), Error> {
+    /// Caches may hold what no entry says any more.
+    fn doubt(&self) -> Result<(), Error> {
+        let mut states = self.core.registry()?.states.lock(self.core.platform());
+        if let Some(s) = states.get_mut(self.place) {
+            s.unproved = true;
+        }
+        Ok(())
+    }
+
+    /// Clears all entries of a member, and has its translated requests blocked where they were not. Goes on after an error, so
+    /// that no entry stays.
+    fn clear(&self, member: usize, also: Option<Scope>, caching: bool) -> Result<(), Error> {
         let unproved = {
             let states = self.core.registry()?.states.lock(self.core.platform());
             states.get(self.place).is_some_and(|s| s.unproved)
@@ -157,7 +170,7 @@ impl<P: Platform> Group<P> {
         }
         // In legacy mode the one entry says both.
         let scalable = self.members().get(member).and_then(|m| self.unit(m)).is_some_and(Unit::scalable);
-        if scalable { outcome.and(self.let_through(member, false)) } else { outcome }
+        if scalable && caching { outcome.and(self.let_through(member, false)) } else { outcome }
     }
 
     /// Lets a member have what its group, and its PASIDs, are attached to.

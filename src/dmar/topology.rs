@@ -322,7 +322,7 @@ impl Topology {
             grow::push(&mut table, byte)?;
         }
         let mut t = Topology::from_table(&table)?;
-        // The checksum of a table that there is not is no business of anybody's.
+        // There is no table whose checksum could be right.
         match t.units.as_mut_slice() {
             [unit] if t.units_complete => unit.id = id,
             _ => return Err(bad(Field::Format)),

@@ -77,7 +77,9 @@ impl<P: Platform> Vtd<P> {
         };
         grow::push(&mut line, UnitReport::new(id, Ok(&unit)))?;
         report.units = line;
-        if let Err(unit) = core.machine.add(unit) {
+        let mut unit = Some(unit);
+        core.machine.add(&mut unit);
+        if let Some(unit) = unit {
             unit.release(core.platform());
             return Err(ErrorKind::Busy.on(id));
         }

@@ -64,6 +64,6 @@ impl<P: Platform> Space<P> {
         s.owed.try_reserve(1).map_err(|_| ErrorKind::OutOfMemory)?;
         let ticket = s.ticket();
         s.owe(Stale { range, leaf_only }, None, ticket);
-        self.end(s, ticket, None).flush().map(drop).map_err(|n| n.error)
+        self.end(s, ticket, None).flush_all().map(drop).map_err(|n| n.error)
     }
 }

@@ -51,7 +51,7 @@ impl<P: Platform, M: FlushMode> Domain<P, M> {
         let ticket = space.lock().ticket();
         let read = self.read_pieces(r, bits, Some(ticket));
         // Also where nothing was dirty, or reading ended early: what is owed may hide a write that this call has to answer for.
-        let flushed = space.end(space.lock(), ticket, None).flush().map_err(|n| n.error);
+        let flushed = space.end(space.lock(), ticket, None).flush_all().map_err(|n| n.error);
         read?;
         flushed.map(drop)
     }

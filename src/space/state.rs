@@ -149,6 +149,8 @@ pub(super) struct Owed {
     pub(super) stale: Range,
     /// Which `Unmapped` will flush it; `NOBODY` when that one was dropped.
     pub(super) ticket: u64,
+    /// Was nobody's once: whoever flushes it now, its first owner hears of it from `Unmapped::flush_all` alone.
+    pub(super) orphan: bool,
 }
 
 pub(super) const NOBODY: u64 = 0;
@@ -432,7 +434,7 @@ impl<P: Platform> Space<P> {
     pub(crate) fn settle(&self) -> Result<Flushed, Error> {
         let mut s = self.lock();
         let (ticket, was) = (s.ticket(), s.gathered.take());
-        let outcome = self.end(s, ticket, None).flush();
+        let outcome = self.end(s, ticket, None).flush_all();
         if outcome.is_err() && was.is_some() {
             // Not at once again.
             let now = self.machine.host.platform.now();
@@ -445,17 +447,22 @@ impl<P: Platform> Space<P> {
     pub(super) fn unmap_later(&self, r: Range) -> Result<(), MapError> {
         drop(self.unmap(r)?);
         let h = &self.machine.host;
-        let full = {
+        let (first, full) = {
             let mut s = self.lock();
-            if s.gathered.is_none() {
+            let first = s.gathered.is_none();
+            if first {
                 s.gathered = Some(h.platform.now());
             }
-            s.owed.len() >= h.config.deferred_ranges.max(1)
+            (first, s.owed.len() >= h.config.deferred_ranges.max(1))
         };
-        match full.then(|| self.settle()) {
-            Some(Err(_)) => Err(MapError { why: MapWhy::NotFlushed, at: r.first }),
-            _ => Ok(()),
+        if full {
+            return self.settle().map(drop).map_err(|_| MapError { why: MapWhy::NotFlushed, at: r.first });
         }
+        if first {
+            // `service` says when it wants to be called for it.
+            h.platform.wake();
+        }
+        Ok(())
     }
 
     /// Unmaps for the owner of the domain, who has no say about firmware's regions while devices need them.
@@ -490,7 +497,7 @@ impl<P: Platform> Space<P> {
         {
             // `map` itself reports it; an edit's flush repeats it. Without memory for that it shows as a fault.
             unmapped.tables_changed = true;
-            let _ = grow::push(&mut self.lock().owed, Owed { closed: None, stale: r, ticket });
+            let _ = grow::push(&mut self.lock().owed, Owed { closed: None, stale: r, ticket, orphan: false });
         }
         unmapped
     }
@@ -711,7 +718,7 @@ impl State {
             return;
         }
         // Room was reserved before anything changed; without it the range would be mapped anew too early.
-        let _ = grow::push(&mut self.owed, Owed { closed, stale: stale.range, ticket });
+        let _ = grow::push(&mut self.owed, Owed { closed, stale: stale.range, ticket, orphan: ticket == NOBODY });
     }
 
     /// What the tables gave up, and whether more than leaves changed.

@@ -1,7 +1,7 @@
 //! From an unmap to the proof that no cache holds it: flushes submitted to every unit before the first is awaited.
 
 use super::flush::Flushed;
-use super::state::{NOBODY, Space};
+use super::state::{NOBODY, Owed, Space};
 use crate::host::error::Error;
 use crate::host::mem::FreedTables;
 use crate::host::platform::Platform;
@@ -24,9 +24,18 @@ impl<'d, P: Platform> Unmapped<'d, P> {
     }
 
     /// Flushes and awaits it, with a deadline. Not for interrupt context, and not under an `Edit` of the same domain.
-    pub fn flush(mut self) -> Result<Flushed, NotFlushed<'d, P>> {
+    pub fn flush(self) -> Result<Flushed, NotFlushed<'d, P>> {
+        self.flush_and(false)
+    }
+
+    /// The same for all that nobody kept, also where another flush has taken it over and is not done: the proof covers it.
+    pub(super) fn flush_all(self) -> Result<Flushed, NotFlushed<'d, P>> {
+        self.flush_and(true)
+    }
+
+    fn flush_and(mut self, orphans: bool) -> Result<Flushed, NotFlushed<'d, P>> {
         let mut flights = Flights::new();
-        match self.start_all(&mut flights).and_then(|()| flights.wait(&self.space.machine)) {
+        match self.start_all(&mut flights, orphans).and_then(|()| flights.wait(&self.space.machine)) {
             Ok(()) => Ok(self.done()),
             Err(error) => {
                 flights.abandon(&self.space.machine);
@@ -38,7 +47,7 @@ impl<'d, P: Platform> Unmapped<'d, P> {
     /// Hands the flush to every unit, and does not wait for it.
     pub fn submit(mut self) -> Result<Pending<'d, P>, NotFlushed<'d, P>> {
         let mut flights = Flights::new();
-        match self.start_all(&mut flights) {
+        match self.start_all(&mut flights, false) {
             Ok(()) => Ok(Pending { unmapped: self, flights }),
             Err(error) => {
                 flights.abandon(&self.space.machine);
@@ -48,9 +57,9 @@ impl<'d, P: Platform> Unmapped<'d, P> {
     }
 
     /// Every unit's tail is written before the first is awaited.
-    fn start_all(&mut self, flights: &mut Flights) -> Result<(), Error> {
+    fn start_all(&mut self, flights: &mut Flights, orphans: bool) -> Result<(), Error> {
         let space = self.space;
-        {
+        let elsewhere = {
             // Takes over what nobody else will flush.
             let mut s = space.lock();
             for o in s.owed.iter_mut().filter(|o| o.ticket == NOBODY) {
@@ -58,11 +67,12 @@ impl<'d, P: Platform> Unmapped<'d, P> {
             }
             self.freed.append(core::mem::replace(&mut s.left.freed, FreedTables::new()));
             self.tables_changed |= core::mem::take(&mut s.left.tables_changed);
-        }
-        let (ticket, leaf_only) = (self.ticket, !self.tables_changed);
-        space.launch(flights, |s, add| {
-            s.owed.iter().filter(|o| o.ticket == ticket).for_each(|o| add(o.stale, leaf_only));
-        })
+            orphans && s.owed.iter().any(|o| o.orphan && o.ticket != self.ticket)
+        };
+        // Whether tables went with what another has taken over is not known here.
+        let (ticket, leaf_only) = (self.ticket, !(self.tables_changed || elsewhere));
+        let wanted = |o: &&Owed| o.ticket == ticket || orphans && o.orphan;
+        space.launch(flights, |s, add| s.owed.iter().filter(wanted).for_each(|o| add(o.stale, leaf_only)))
     }
 
     fn done(mut self) -> Flushed {
@@ -88,7 +98,7 @@ impl<P: Platform> Drop for Unmapped<'_, P> {
         let freed = core::mem::replace(&mut self.freed, FreedTables::new());
         let mut s = self.space.lock();
         for o in s.owed.iter_mut().filter(|o| o.ticket == self.ticket) {
-            o.ticket = NOBODY;
+            (o.ticket, o.orphan) = (NOBODY, true);
         }
         s.left.freed.append(freed);
         s.left.tables_changed |= self.tables_changed;

@@ -97,21 +97,17 @@ impl<P: Platform> Machine<P> {
     pub(crate) fn adopt(&self, units: &mut Vec<Unit<P>>, spare: usize) -> Result<(), ErrorKind> {
         let cells = grow::filled(units.len().saturating_add(spare), Once::new)?;
         let cells = self.units.call_once(|| cells);
-        units.drain(..).zip(cells).for_each(|(unit, cell)| {
+        for (unit, cell) in units.drain(..).zip(cells) {
             cell.call_once(|| unit);
-        });
+        }
         Ok(())
     }
 
-    /// Adds a unit, for one caller at a time. Its place; the unit itself where there is no room.
-    pub(crate) fn add(&self, unit: Unit<P>) -> Result<usize, Unit<P>> {
-        let place = self.units().len();
-        match self.units.get().and_then(|cells| cells.get(place)) {
-            Some(cell) => {
-                cell.call_once(|| unit);
-                Ok(place)
-            }
-            None => Err(unit),
+    /// Adds a unit, for one caller at a time; leaves it where there is no room.
+    pub(crate) fn add(&self, unit: &mut Option<Unit<P>>) {
+        let cell = self.units.get().and_then(|cells| cells.get(self.units().len()));
+        if let Some((cell, unit)) = cell.and_then(|cell| Some((cell, unit.take()?))) {
+            cell.call_once(|| unit);
         }
     }
 

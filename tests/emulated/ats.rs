@@ -30,7 +30,7 @@ pub fn caching(d: DeviceId) -> Function {
 pub fn plan(profile: &Profile, mode: Mode) -> Plan {
     let mut plan = Plan::new(profile, mode);
     plan.more = CACHING.map(|d| (d, caching(d))).to_vec();
-    plan.config.device_deadline = Nanos::millis(40);
+    plan.config.device_deadline = Nanos::millis(15);
     plan
 }
 

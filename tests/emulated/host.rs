@@ -41,6 +41,8 @@ struct Inner {
     trouble: Mutex<Trouble>,
     /// Accesses to registers so far.
     accesses: AtomicU64,
+    /// Cache lines that were told to leave the CPU's caches so far.
+    lines: AtomicU64,
     watches: Mutex<Vec<Watch>>,
 }
 
@@ -116,6 +118,7 @@ impl Host {
             handler: Mutex::default(),
             trouble: Mutex::default(),
             accesses: AtomicU64::new(0),
+            lines: AtomicU64::new(0),
             watches: Mutex::default(),
         }));
         host.here();
@@ -138,6 +141,11 @@ impl Host {
 
     pub fn arena(&self) -> &Arena {
         &self.0.arena
+    }
+
+    /// Cache lines that were told to leave the CPU's caches so far.
+    pub fn lines(&self) -> u64 {
+        self.0.lines.load(Ordering::Relaxed)
     }
 
     pub fn accesses(&self) -> u64 {
@@ -289,6 +297,8 @@ unsafe impl Platform for Host {
 
     fn flush(&self, at: NonNull<u8>, len: usize) {
         let _own = heap::spare();
+        let (first, last) = (at.as_ptr() as usize / 64, (at.as_ptr() as usize + len.max(1) - 1) / 64);
+        self.0.lines.fetch_add((last - first + 1) as u64, Ordering::Relaxed);
         self.machine().flush(self.0.arena.hpa(at.as_ptr() as usize), len as u64);
     }
 

@@ -29,6 +29,7 @@ mod queue;
 mod regressions;
 mod reset;
 mod several;
+mod snooping;
 mod speed;
 mod split;
 mod take_over;
@@ -77,6 +78,7 @@ const ALL: &[&[Story]] = &[
     regressions::STORIES,
     reset::STORIES,
     several::STORIES,
+    snooping::STORIES,
     speed::STORIES,
     split::STORIES,
     take_over::STORIES,

@@ -19,6 +19,9 @@
 //! | nothing is done for suspend and resume | FreeBSD | `power::a_machine_sleeps_and_goes_on` |
 //! | a unit that is on already is refused always | Zircon | `take_over::a_unit_found_on_is_refused_or_turned_off_first` |
 //! | tables that are taken over are not verified | pKVM-IA #91 | `driver::tests::take_over::malformed_tables_are_named_and_the_unit_is_turned_off` |
+//! | device TLBs are never flushed | pKVM-IA #84 | `ats::a_trusted_device_loses_what_it_was_given_with_every_change` |
+//! | no tag is taken for a device TLB, and nobody looks | pKVM-IA #86 | `driver::tests::ats::a_cache_whose_tag_finds_no_memory_stays_off_and_with_one_it_is_flushed` |
+//! | a time-out of a device TLB holds everyone up, or is tried again without end | Linux | `ats::a_device_that_never_answers_is_isolated_and_everyone_else_goes_on` |
 //! | a fresh PASID table with something in it | pKVM-IA #91 | `pasids::several_pasids_lead_to_several_domains_beside_plain_requests` |
 //! | an initialisation that failed leaves devices open to who believes in it | pKVM-IA #103 | `driver::tests::bring_up::nothing_is_claimed_while_any_unit_does_not_translate` |
 //! | changes of one entry that overlap | pKVM-IA #115 | `threads::four_cpus_change_pasids_and_flush_what_all_use` |
@@ -169,7 +172,7 @@ fn a_flush_of_a_changed_entry_that_was_optimised_away(profile: &Profile, mode: M
     let (group, domain, _) = rig.attached(dev(3));
     let other = rig.domain(&group);
     map(&domain, AT, page, 0x1000);
-    let targets = [&other, &domain, &domain, &other].map(|d| Target::Domain(d));
+    let targets = [&other, &domain, &domain, &other].map(Target::Domain);
     for to in targets.into_iter().chain([Target::Identity, Target::Blocked]) {
         rig.host.listen(0);
         group.attach(to).unwrap();

@@ -1,6 +1,6 @@
 //! Devices that are reset, and devices that are taken out.
 
-use vtd::{Ats, DeviceId, ErrorKind, Group, Owner, Reset, State, Target};
+use vtd::{Ats, DeviceId, ErrorKind, Group, Owner, Reset, State, Step, Target};
 use vtd_emu::{Blocked, Profile, Size};
 
 use crate::ats::{CACHING, given_back, kept, plan, translates, write};
@@ -11,6 +11,7 @@ use crate::rig::{AT, Ask, Mode, Rig, map, unmap};
 crate::stories!(
     a_reset_device_comes_back_as_it_was,
     a_device_comes_back_to_what_its_group_is_attached_to_by_then,
+    a_reset_whose_flushes_fail_is_begun_again,
     a_device_that_was_taken_out_is_asked_nothing_more,
 );
 
@@ -103,6 +104,49 @@ fn a_device_comes_back_to_what_its_group_is_attached_to_by_then(profile: &Profil
     group.attach(Target::Domain(&other)).unwrap();
     rig.reaches(d, AT, page);
     drop((group, other));
+    rig.end();
+}
+
+fn a_reset_whose_flushes_fail_is_begun_again(profile: &Profile, mode: Mode) {
+    if !profile.dt() || !["prompt", "slow", "probes"].contains(&mode.name) {
+        return;
+    }
+    let rig = plan(profile, mode).up();
+    let d = CACHING[0];
+    let (group, domain, ear) = rig.attached(d);
+    let page = rig.page();
+    map(&domain, AT, page, 0x1000);
+    group.set_ats(d, Ats::Trusted).unwrap();
+    translates(&rig, d, AT, page);
+    let late = |what: &dyn Fn() -> Result<(), vtd::Error>| {
+        let stuck = |on| rig.host.machine().unit_mut(0).unwrap().adversary().stuck_queue = on;
+        stuck(true);
+        assert_eq!(what().unwrap_err().kind, ErrorKind::Timeout(Step::Invalidation));
+        stuck(false);
+        rig.host.machine().step(2000);
+    };
+    late(&|| group.set_ats(d, Ats::Off));
+    group.set_ats(d, Ats::Off).unwrap();
+    assert_eq!((kept(&rig, d), write(&rig, d, AT, 1)), (0, Err(Blocked::Disabled)));
+    group.set_ats(d, Ats::Trusted).unwrap();
+    translates(&rig, d, AT, page);
+    late(&|| group.reset(d, Reset::Before));
+    group.reset(d, Reset::Before).unwrap();
+    rig.blocked(d, AT, Ask::Write, 0x02, &ear);
+    reset(&rig, d);
+    late(&|| group.reset(d, Reset::After));
+    rig.blocked(d, AT, Ask::Write, 0x02, &ear);
+    assert_eq!(group.reset(d, Reset::After).unwrap_err().kind, ErrorKind::State(State::NotInReset));
+    group.reset(d, Reset::Before).unwrap();
+    rig.blocked(d, AT, Ask::Write, 0x02, &ear);
+    reset(&rig, d);
+    group.reset(d, Reset::After).unwrap();
+    rig.reaches(d, AT, page);
+    translates(&rig, d, AT, page);
+    unmap(&domain, AT, AT + 0xfff);
+    assert_eq!(kept(&rig, d), 0);
+    rig.sound();
+    drop((group, domain));
     rig.end();
 }
 

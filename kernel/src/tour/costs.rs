@@ -111,8 +111,8 @@ pub fn show(report: &mut Report, session: &Session) -> Result<(), Stop> {
     engine.write(LINE, memory.hpa())?;
     let unmapped = ledger.step(
         "unmap and flush the 2 at the line",
-        || Ok(drop(one.unmap(range)?.flush().map_err(|n| n.error)?)),
-        nothing,
+        || Ok(one.unmap(range)?.flush().map_err(|n| n.error)?),
+        |_| String::new(),
     )?;
     let replaced = ledger.step("another domain in its place", || attach(&group, Target::Domain(&two)), change)?;
     engine.write(range.first.get(), pages[1].hpa())?;

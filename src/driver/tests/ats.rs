@@ -121,11 +121,12 @@ fn kinds(unit: &Standin) -> std::vec::Vec<u64> {
 fn a_cache_whose_tag_finds_no_memory_stays_off_and_with_one_it_is_flushed() {
     for ecap in [ECAP | ECAP_DT, ECAP_SM | ECAP_DT] {
         let (host, units, dmar) = Machine::prepare(Host::new(), &[(CAP, ecap)]);
-        (1..6).for_each(|n| with_ats(&host, dev(n)));
+        (1..5).for_each(|n| with_ats(&host, dev(n)));
         let m = Machine::with(host, units, &dmar, config());
         let d: Domain<Host> = m.vtd.domain(&WIDE).unwrap();
         map(&d, 0x1000, 0xa000, 0x2000);
-        let groups: std::vec::Vec<_> = (1..6).map(|n| m.claim(dev(n))).collect();
+        // With the unit's own, as many tags as a list begins with.
+        let groups: std::vec::Vec<_> = (1..5).map(|n| m.claim(dev(n))).collect();
         for g in &groups {
             g.attach(Target::Domain(&d)).unwrap();
         }
@@ -140,13 +141,13 @@ fn a_cache_whose_tag_finds_no_memory_stays_off_and_with_one_it_is_flushed() {
             m.forget();
             map(&d, 0x8000, 0xa000, 0x1000);
             d.unmap(range(0x8000, 0x8fff)).unwrap().flush().unwrap();
-            assert_eq!(kinds(&m.units[0]), [2, 3, 3, 3, 3]);
+            assert_eq!(kinds(&m.units[0]), [2, 3, 3, 3]);
             failed += 1;
         }
         assert!(failed > 0 && is_on(&m));
         m.forget();
         d.unmap(range(0x1000, 0x1fff)).unwrap().flush().unwrap();
-        assert_eq!(kinds(&m.units[0]), [2, 3, 3, 3, 3, 3]);
+        assert_eq!(kinds(&m.units[0]), [2, 3, 3, 3, 3]);
         drop((groups, d));
         m.end();
     }

@@ -104,6 +104,26 @@ fn an_unmap_that_is_dropped_is_owed_until_it_is_settled(ecap: u64) {
     m.end();
 }
 
+fn what_another_flush_has_taken_over_is_settled_only_when_it_is_flushed(ecap: u64) {
+    let m = Machine::new(&[(CAP, ecap); 2]);
+    let (d, groups) = attached(&m);
+    map(&d, 0x4000_0000, 0x9000, 0x1000);
+    assert_eq!(m.units[0].access(ONE, 0x1000), Some(0x8000));
+    // Dropped, and taken over by a flush that does not come to its end.
+    drop(d.unmap(PAGE).unwrap());
+    m.units[0].state().asleep = true;
+    let pending = d.unmap(range(0x4000_0000, 0x4000_0fff)).unwrap().submit().unwrap();
+    assert_eq!(d.settle().unwrap_err().kind, ErrorKind::Timeout(Step::Invalidation));
+    assert_eq!(m.units[0].access(ONE, 0x1000), Some(0x8000));
+    m.units[0].awake();
+    d.settle().unwrap();
+    assert_eq!(m.units[0].access(ONE, 0x1000), None);
+    assert!(pending.wait().is_ok());
+    map(&d, 0x1000, 0x9000, 0x1000);
+    drop((groups, d));
+    m.end();
+}
+
 fn a_flush_that_times_out_gives_nothing_back_and_can_be_repeated(ecap: u64) {
     for late in 0..2 {
         let m = Machine::new(&[(CAP, ecap); 2]);
@@ -197,11 +217,14 @@ fn deferred_domains_gather_so_many_and_for_so_long(ecap: u64) {
     assert_eq!(m.units[0].take().0.len(), 1, "the tenth flushes them all");
     assert_eq!(m.units[0].access(ONE, 9 << 21), None);
     assert_eq!(m.vtd.service(9), Service::Idle);
-    // The oldest one's age counts, and a range does not come back before.
+    // The oldest one's age counts, and a range does not come back before. Who has been told that nothing is left hears of it.
+    let wakes = m.host.counts().wakes;
     d.unmap_later(page(10)).unwrap();
+    assert_eq!(m.host.counts().wakes, wakes + 1);
     let Service::At(due) = m.vtd.service(9) else { panic!("it is to be flushed some time") };
     d.unmap_later(page(11)).unwrap();
     assert_eq!(m.vtd.service(9), Service::At(due));
+    assert_eq!(m.host.counts().wakes, wakes + 1, "one call is under way");
     assert_eq!(map(10).unwrap_err().why, MapWhy::Unflushed);
     assert!(m.units[0].take().0.is_empty());
     while m.host.now() < due {
@@ -322,6 +345,7 @@ crate::unit::standin::in_both_modes! {
     a_successful_flush_is_one_tail_write_a_unit_and_no_register_read
     what_was_unmapped_is_reached_until_the_flush_and_never_after
     an_unmap_that_is_dropped_is_owed_until_it_is_settled
+    what_another_flush_has_taken_over_is_settled_only_when_it_is_flushed
     a_flush_that_times_out_gives_nothing_back_and_can_be_repeated
     a_flush_in_flight_is_polled_and_may_be_given_up
     deferred_domains_flush_at_sync

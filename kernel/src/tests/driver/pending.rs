@@ -85,7 +85,8 @@ test! {
         let at = Iova::at(0x5000_0000);
         a.domain.map(at, x.hpa(), PAGE, RW)?;
         b.domain.map(at, y.hpa(), PAGE, RW)?;
-        (x.set(0, 1), y.set(0, 2));
+        x.set(0, 1);
+        y.set(0, 2);
         one.start(at.get(), 0, 4, false)?;
         two.start(at.get(), 0, 4, false)?;
         let third = super::attached(&s, super::testdev()?.id())?;
