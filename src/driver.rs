@@ -20,6 +20,7 @@ use crate::space::address_space::AddressSpace;
 use crate::space::domain::{Domain, FlushMode, Strict};
 use crate::space::foreign::CheckedTables;
 use crate::space::spec::DomainSpec;
+use crate::space::stage1::{Stage1, Stage1Spec};
 use crate::unit::bring_up::{Place, Skipped, TakeOver};
 use crate::unit::config::Config;
 use crate::unit::errata::{Errata, Erratum};
@@ -585,6 +586,21 @@ impl<P: Platform> Vtd<P> {
             return Err(ErrorKind::Invalid(Field::Address).into());
         }
         Ok(AddressSpace::new(&self.0.machine, tables)?)
+    }
+
+    /// A guest's first-stage tables over `parent`, which is the guest's memory: for groups, and PASIDs of devices, to be attached
+    /// to. Every field is checked, here or at the attachment, so that nothing that a guest names makes a malformed entry.
+    ///
+    /// Errors: `Unsupported(SecondStage)` for a parent of first-stage tables; `Invalid(Address)` for a root that is not on a page
+    /// boundary or beyond what the parent's levels reach; `Invalid(Format)` where the same root is in use over `parent` with
+    /// other levels or another extended accessed flag, which hardware takes for one table (6.2.1); `Invalid(ReadOnly)` where
+    /// the parent has, or has had, read-only memory on a machine with erratum 772415, after which it takes no more of that for
+    /// as long as there are guests' tables over it; `Invalid(Domain)` for another driver's domain; `OutOfMemory`.
+    pub fn stage1(&self, parent: &Domain<P, Strict>, spec: &Stage1Spec) -> Result<Stage1<P>, Error> {
+        if !parent.space.belongs_to(&self.0.machine) {
+            return Err(ErrorKind::Invalid(Field::Domain).into());
+        }
+        Ok(Stage1::new(&self.0.machine, parent, *spec, Errata::of(&self.0.identity))?)
     }
 }
 

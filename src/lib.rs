@@ -93,6 +93,7 @@ pub use space::foreign::{CheckedTables, ForeignTables, Offers, Place, Refused, T
 pub use space::iova::{IovaError, IovaSpace};
 pub use space::paging::{Access, PageSizes};
 pub use space::spec::{DomainSpec, Stage};
+pub use space::stage1::{Stage1, Stage1Spec};
 pub use space::unmapped::{NotFlushed, Pending, Unmapped};
 pub use unit::bring_up::{Skipped, TakeOver};
 pub use unit::config::{Config, Tables};

@@ -21,6 +21,7 @@ use crate::space::address_space::AddressSpace;
 use crate::space::domain::{Deferred, Domain, Strict};
 use crate::space::foreign::{Offers, Refused, TableForm};
 use crate::space::spec::DomainSpec;
+use crate::space::stage1::Stage1;
 use crate::space::state::User;
 use crate::unit::Unit;
 use crate::unit::flights::Flights;
@@ -43,6 +44,8 @@ pub enum Target<'a, P: Platform> {
     Deferred(&'a Domain<P, Deferred>),
     /// A CPU's own tables.
     Shared(&'a AddressSpace<P>),
+    /// A guest's first-stage tables, over a domain.
+    Stage1(&'a Stage1<P>),
 }
 
 /// How a change of attachment looked to the device.
@@ -406,6 +409,7 @@ impl<P: Platform> Group<P> {
             Target::Domain(d) => Attached::Space(d.space.clone()),
             Target::Deferred(d) => Attached::Space(d.space.clone()),
             Target::Shared(a) => Attached::Space(a.space.clone()),
+            Target::Stage1(s) => Attached::Space(s.space.clone()),
         };
         // Its flushes would go to another machine's units.
         if let Attached::Space(space) = &new

@@ -3,7 +3,7 @@
 //!
 //! A device is blocked by an absent entry: the context entry in legacy mode, the PASID entry in scalable mode. A present entry
 //! takes another's place in one store where they differ in 16 bytes alone, which entries of second-stage tables and
-//! pass-through do. A first-stage entry has its table in the third word: for it the old entry is cleared, flushed, and the new
+//! pass-through do. A first-stage or nested entry has its table in the third word: for it the old entry is cleared, flushed, and the new
 //! one is written after that, presence last.
 
 use crate::dmar::IntegratedFlags;
@@ -47,6 +47,7 @@ fn entry<P: Platform>(h: &Host<P>, user: &User<'_, P>, aim: Aim) -> Result<Entry
                 ContextEntry::new(kind, table.get(), width, did)
             }
             Aim::Tables { root: Root::First { .. }, .. } => return Err(ErrorKind::Unsupported(Need::FirstStage)),
+            Aim::Tables { root: Root::Nested { .. }, .. } => return Err(ErrorKind::Unsupported(Need::Nesting)),
         }));
     }
     let (e, snoop) = match aim {
@@ -56,8 +57,13 @@ fn entry<P: Platform>(h: &Host<P>, user: &User<'_, P>, aim: Aim) -> Result<Entry
             let second = SecondStage { accessed_dirty: dirty, ..SecondStage::new(table.get(), width) };
             (PasidEntry::second_stage(second, did), snoop)
         }
-        Aim::Tables { root: Root::First { table, five_levels }, did, snoop } => {
-            let e = PasidEntry::first_stage(FirstStage { five_levels, ..FirstStage::four_levels(table.get()) }, did);
+        Aim::Tables { root: Root::Nested { first, table, width, dirty }, did, snoop } => {
+            let second = SecondStage { accessed_dirty: dirty, ..SecondStage::new(table.get(), width) };
+            (PasidEntry::nested(first, second, did), snoop)
+        }
+        Aim::Tables { root: Root::First { table, five_levels, extended_accessed }, did, snoop } => {
+            let first = FirstStage { five_levels, extended_accessed, ..FirstStage::four_levels(table.get()) };
+            let e = PasidEntry::first_stage(first, did);
             let width = if five_levels { AddressWidth::Bits57 } else { AddressWidth::Bits48 };
             (if h.config.first_stage_width { e.with_width(width) } else { e }, snoop)
         }
@@ -113,6 +119,7 @@ pub(crate) fn gone(e: Entry) -> (Change, u16) {
             let change = match e.translation() {
                 Some(PasidTranslation::FirstStage) => Change::FirstStageEntry,
                 Some(PasidTranslation::PassThrough) => Change::PassThroughEntry,
+                Some(PasidTranslation::Nested) => Change::NestedEntry,
                 _ => Change::SecondStageEntry,
             };
             (change, e.did())

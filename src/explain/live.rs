@@ -25,6 +25,8 @@ pub enum Attachment {
     Identity,
     /// A domain.
     Domain,
+    /// A guest's first-stage tables over a domain: the guest's are not the driver's, and the walk does not go into them.
+    Stage1,
     /// What a predecessor attached it to: tables that are not the driver's, into which the walk does not go.
     Adopted,
 }
@@ -128,6 +130,7 @@ impl<P: Platform> Vtd<P> {
             Attached::Identity => Attachment::Identity,
             Attached::Adopted => Attachment::Adopted,
             Attached::Space(space) if stands_in(space) => Attachment::Identity,
+            Attached::Space(space) if space.nested() => Attachment::Stage1,
             Attached::Space(_) => Attachment::Domain,
         });
         Ok(Explanation {
@@ -160,6 +163,7 @@ impl fmt::Display for Explanation {
             Some(Attachment::Blocked) => f.write_str(", blocked")?,
             Some(Attachment::Identity) => f.write_str(", attached to all of memory")?,
             Some(Attachment::Domain) => f.write_str(", attached to a domain")?,
+            Some(Attachment::Stage1) => f.write_str(", attached to a guest's tables over a domain")?,
             Some(Attachment::Adopted) => f.write_str(", still where a predecessor attached it")?,
             None => {}
         }

@@ -100,6 +100,10 @@ pub enum Need {
     SnoopControl,
     /// Dirty bits in the second stage.
     DirtyTracking,
+    /// The extended accessed flag in the first stage.
+    ExtendedAccessed,
+    /// Requests of supervisors.
+    Supervisor,
     /// Requests with PASID of this device that nobody turns round on their way: the PASID capability, PCI Express all the
     /// way, and no other member of its group that can send them.
     DevicePasid,
@@ -166,6 +170,9 @@ pub enum Field {
     Domain,
     /// The PASID: wider than the device or its unit takes, or the one that stands for requests without PASID.
     Pasid,
+    /// The domain: it has, or has had, memory that devices may read and not write, which erratum 772415 forbids under nested
+    /// translation.
+    ReadOnly,
 }
 
 /// The step whose deadline passed, or that the platform failed at.
@@ -325,6 +332,8 @@ impl fmt::Display for Need {
             Need::Coherence => "snooped page-table walks (ECAP.C, in scalable mode ECAP.SMPWCS)",
             Need::SnoopControl => "snoop control (ECAP.SC)",
             Need::DirtyTracking => "dirty bits in the second stage (ECAP.SSADS)",
+            Need::ExtendedAccessed => "the extended accessed flag (ECAP.EAFS)",
+            Need::Supervisor => "requests of supervisors (ECAP.SRS)",
             Need::DevicePasid => {
                 "a device with the PASID capability whose requests no bridge or other such device of its group can turn round"
             }
@@ -372,6 +381,9 @@ impl fmt::Display for Field {
             }
             Field::Device => "the device is no member of the group",
             Field::Domain => "the domain is not one of this driver's",
+            Field::ReadOnly => {
+                "the domain, whose read-only memory cannot lie under nested translation (erratum 772415)"
+            }
             Field::Pasid => "the PASID, which must be one that the device and its unit take",
         })
     }

@@ -34,14 +34,7 @@ impl<P: Platform> AddressSpace<P> {
     /// After an error what was asked stays owed, and the next call that succeeds has flushed it too; but for `OutOfMemory`,
     /// after which nothing is remembered. Waits, with a deadline. Not for interrupt context.
     pub fn invalidate(&self, r: Range, leaf_only: bool) -> Result<(), Error> {
-        let space = &*self.space;
-        let (first, last) = (r.first.get() & !(PAGE - 1), r.last.get() | (PAGE - 1));
-        let range = Range { first: Iova::at(first), last: Iova::at(last.max(first | (PAGE - 1))) };
-        let mut s = space.lock();
-        s.owed.try_reserve(1).map_err(|_| ErrorKind::OutOfMemory)?;
-        let ticket = s.ticket();
-        s.owe(Stale { range, leaf_only }, None, ticket);
-        space.end(s, ticket, None).flush_all().map(drop).map_err(|n| n.error)
+        self.space.changed(r, leaf_only)
     }
 
     /// Whether what became present must be invalidated too: a unit caches absent entries of a second stage (CAP.CM), or
@@ -59,5 +52,18 @@ impl<P: Platform> AddressSpace<P> {
             Ok(_) => Ok(()),
             Err(space) => Err(AddressSpace { space }),
         }
+    }
+}
+
+impl<P: Platform> Space<P> {
+    /// The owner of the tables changed them: flushes what may be cached of a range.
+    pub(super) fn changed(&self, r: Range, leaf_only: bool) -> Result<(), Error> {
+        let (first, last) = (r.first.get() & !(PAGE - 1), r.last.get() | (PAGE - 1));
+        let range = Range { first: Iova::at(first), last: Iova::at(last.max(first | (PAGE - 1))) };
+        let mut s = self.lock();
+        s.owed.try_reserve(1).map_err(|_| ErrorKind::OutOfMemory)?;
+        let ticket = s.ticket();
+        s.owe(Stale { range, leaf_only }, None, ticket);
+        self.end(s, ticket, None).flush_all().map(drop).map_err(|n| n.error)
     }
 }

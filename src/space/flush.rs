@@ -33,6 +33,10 @@ pub(crate) enum Cached {
     First { did: u16, pasid: u32 },
     /// A device's own.
     Device(Facts),
+    /// A unit's, made from a guest's tables that lie over the domain: nothing of it is known by the domain's own addresses alone.
+    NestedId { did: u16 },
+    /// The own one of a device behind such tables: known by the guest's input addresses, of which the domain knows nothing.
+    Nested(Facts),
 }
 
 /// The aligned blocks of pages that make up a range exactly, largest first where alignment allows.
@@ -97,8 +101,9 @@ pub(crate) fn add_range<P: Platform>(
     leaf_only: bool,
 ) -> bool {
     let cap = unit.caps.cap;
+    let everything = r.len_minus_one() == u64::MAX;
     row.iter().all(|step| match (step, what) {
-        (Step::IotlbPages, Cached::Second { did }) => {
+        (Step::IotlbPages, Cached::Second { did } | Cached::NestedId { did }) => {
             let whole = Request::IotlbDomain { did };
             let found = if cap.psi() { pieces(r, cap.mamv()) } else { None };
             let page = |(first, order)| Request::IotlbPages { did, first, order, leaf_only };
@@ -107,6 +112,13 @@ pub(crate) fn add_range<P: Platform>(
         }
         (Step::PasidIotlbPages, Cached::First { did, pasid }) => {
             let whole = Request::IotlbPasid { did, pasid };
+            if everything {
+                // Asked for, and not for want of room.
+                return batch.push(whole) || {
+                    batch.widen();
+                    true
+                };
+            }
             let found = pieces(r, if cap.psi() { cap.mamv() } else { PASID_ORDER });
             let page = |(first, order)| Request::IotlbPasidPages { did, pasid, first, order, leaf_only };
             add_pieces(unit, batch, whole, found, page);
@@ -116,11 +128,13 @@ pub(crate) fn add_range<P: Platform>(
             let Some(whole) = of.device_tlb() else { return true };
             let mut found = pieces(r, u8::MAX).into_iter().flatten();
             batch.contains(whole)
-                || found.all(|(first, order)| {
-                    of.device_pages(DeviceTlbRange::pages(first, order)).is_none_or(|page| batch.push(page))
-                })
+                || !everything
+                    && found.all(|(first, order)| {
+                        of.device_pages(DeviceTlbRange::pages(first, order)).is_none_or(|page| batch.push(page))
+                    })
                 || batch.push(whole)
         }
+        (Step::DeviceTlb, Cached::Nested(of)) => of.device_tlb().is_none_or(|whole| batch.push(whole)),
         _ => true,
     })
 }

@@ -40,6 +40,8 @@ pub struct DomainSpec {
     /// Hardware notes in the tables what devices write, for [`Domain::read_and_clear_dirty`](crate::Domain::read_and_clear_dirty):
     /// in the second stage ECAP.SSADS, in either a unit that snoops its walks, so `coherent` must be set too.
     pub dirty: bool,
+    /// Hardware notes in first-stage tables that devices reached a page, apart from what CPUs note (ECAP.EAFS).
+    pub extended_accessed: bool,
 }
 
 impl Default for DomainSpec {
@@ -53,6 +55,7 @@ impl Default for DomainSpec {
             coherent: false,
             force_snoop: false,
             dirty: false,
+            extended_accessed: false,
         }
     }
 }
@@ -96,6 +99,9 @@ impl DomainSpec {
         if self.dirty && !self.coherent {
             return Err(ErrorKind::Unsupported(Need::Coherence));
         }
+        if self.extended_accessed && self.stage != Stage::First {
+            return Err(ErrorKind::Unsupported(Need::FirstStage));
+        }
         Ok(self)
     }
 
@@ -124,6 +130,8 @@ impl DomainSpec {
             Some(Need::SnoopControl)
         } else if self.dirty && self.stage != Stage::First && !(unit.scalable() && caps.ecap.ssads()) {
             Some(Need::DirtyTracking)
+        } else if self.extended_accessed && !caps.ecap.eafs() {
+            Some(Need::ExtendedAccessed)
         } else {
             None
         }

@@ -9,6 +9,7 @@ use super::foreign::CheckedTables;
 use super::paging::Access;
 use super::paging::engine::{Failed, Limits, Stale};
 use super::spec::{DomainSpec, Stage};
+use super::stage1::{Over, Stage1Spec};
 use super::tables::Tables;
 use super::unmapped::Unmapped;
 use crate::dmar::IntegratedFlags;
@@ -20,6 +21,7 @@ use crate::host::platform::Platform;
 use crate::host::sync::{Guard, Lock, Rank};
 use crate::hw::capabilities::AddressWidth;
 use crate::hw::descriptors::Throttle;
+use crate::hw::pasid_tables::FirstStage;
 use crate::hw::registers::TableMode;
 use crate::unit::flights::Flights;
 use crate::unit::invalidate::{Batch, Request};
@@ -35,14 +37,31 @@ pub(crate) struct Space<P: Platform> {
     root: Root,
     /// What was checked of tables that somebody else owns; then there are none in `state`.
     pub(super) foreign: Option<CheckedTables>,
+    /// What a guest's tables lie over; then there are none in `state` either.
+    pub(super) over: Option<Over<P>>,
     pub(super) state: Lock<State>,
 }
 
 /// Where a domain's page tables are, as entries name them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Root {
-    First { table: Hpa, five_levels: bool },
-    Second { table: Hpa, width: AddressWidth, dirty: bool },
+    First {
+        table: Hpa,
+        five_levels: bool,
+        extended_accessed: bool,
+    },
+    Second {
+        table: Hpa,
+        width: AddressWidth,
+        dirty: bool,
+    },
+    /// A guest's first stage, and what its addresses go through: `table` and what is with it, as in `Second`.
+    Nested {
+        first: FirstStage,
+        table: Hpa,
+        width: AddressWidth,
+        dirty: bool,
+    },
 }
 
 impl Root {
@@ -50,7 +69,7 @@ impl Root {
     #[cfg(test)]
     pub(crate) fn table(self) -> Hpa {
         match self {
-            Root::First { table, .. } | Root::Second { table, .. } => table,
+            Root::First { table, .. } | Root::Second { table, .. } | Root::Nested { table, .. } => table,
         }
     }
 }
@@ -109,6 +128,12 @@ pub(super) struct State {
     pub(super) firmware: Vec<(Range, u32)>,
     /// Every address below is mapped to itself, firmware's regions with them.
     pub(super) one_to_one: u64,
+    /// The guests' tables that lie over it.
+    pub(super) guests: Vec<Stage1Spec>,
+    /// There was memory in it that devices may read and not write.
+    pub(super) read_only: bool,
+    /// There may be none: erratum 772415, as long as there are `guests`.
+    pub(super) no_read_only: bool,
 }
 
 /// Table pages whose flush was given up.
@@ -152,10 +177,13 @@ impl<P: Platform> Space<P> {
         let tables = Tables::new(p, &spec, limits)?;
         let table = tables.root(p);
         let root = match spec.stage {
-            Stage::First => Root::First { table, five_levels: spec.levels == 5 },
+            Stage::First => {
+                let extended_accessed = spec.extended_accessed;
+                Root::First { table, five_levels: spec.levels == 5, extended_accessed }
+            }
             _ => Root::Second { table, width: reach, dirty: spec.dirty },
         };
-        Ok(Self::with(machine, spec, root, Some(tables), None))
+        Ok(Self::with(machine, spec, root, Some(tables)))
     }
 
     /// The space of tables that somebody else owns.
@@ -163,19 +191,15 @@ impl<P: Platform> Space<P> {
         let spec = tables.spec();
         let (table, width) = (tables.root(), spec.reach()?);
         let root = match spec.stage {
-            Stage::First => Root::First { table, five_levels: spec.levels == 5 },
+            Stage::First => Root::First { table, five_levels: spec.levels == 5, extended_accessed: false },
             _ => Root::Second { table, width, dirty: false },
         };
-        Ok(Self::with(machine, spec, root, None, Some(tables)))
+        let mut space = Self::with(machine, spec, root, None);
+        space.foreign = Some(tables);
+        Ok(space)
     }
 
-    fn with(
-        machine: &Shared<Machine<P>>,
-        spec: DomainSpec,
-        root: Root,
-        tables: Option<Tables>,
-        foreign: Option<CheckedTables>,
-    ) -> Self {
+    pub(super) fn with(machine: &Shared<Machine<P>>, spec: DomainSpec, root: Root, tables: Option<Tables>) -> Self {
         let state = State {
             tables,
             tags: Vec::new(),
@@ -187,8 +211,12 @@ impl<P: Platform> Space<P> {
             next_ticket: NOBODY + 1,
             firmware: Vec::new(),
             one_to_one: 0,
+            guests: Vec::new(),
+            read_only: false,
+            no_read_only: false,
         };
-        Space { machine: machine.clone(), spec, root, foreign, state: Lock::new(Rank::Domain, state) }
+        let state = Lock::new(Rank::Domain, state);
+        Space { machine: machine.clone(), spec, root, foreign: None, over: None, state }
     }
 
     /// Whether the domain flushes through the units of `machine`.
@@ -243,6 +271,22 @@ impl<P: Platform> Space<P> {
         if self.foreign.as_ref().is_some_and(|t| !t.taken_by(unit)) {
             return Err(ErrorKind::Unsupported(Need::SnoopControl).on(unit.id));
         }
+        if let Some(why) = self.over.as_ref().and_then(|over| over.refused(user)) {
+            return Err(why.on(unit.id));
+        }
+        let did = self.enter_own(user)?;
+        if let Some(over) = &self.over
+            && let Err(e) = over.parent.enter_nested(user, did)
+        {
+            self.leave_own(user);
+            return Err(e.on(unit.id));
+        }
+        Ok(did)
+    }
+
+    /// What a user's entry asks of the domain itself.
+    fn enter_own(&self, user: &User<'_, P>) -> Result<u16, Error> {
+        let unit = user.unit;
         let p = &self.machine.host.platform;
         let mut s = self.lock();
         // Room for both tags first, so that nothing is to be taken back.
@@ -255,12 +299,20 @@ impl<P: Platform> Space<P> {
             s.tag(user.index, what);
         }
         // First-stage entries that are absent are cached by nobody (6.1).
-        s.flush_maps |= unit.caps.cap.cm() && self.spec.stage != Stage::First || unit.needs_write_buffer_flush();
+        let second = matches!(self.root, Root::Second { .. });
+        s.flush_maps |= unit.caps.cap.cm() && second || unit.needs_write_buffer_flush();
         Ok(did)
     }
 
     /// Ends a use whose entry is gone from all caches. The last one on a unit gives the domain id back.
     pub(crate) fn leave(&self, user: &User<'_, P>) {
+        if let Some((over, did)) = self.over.as_ref().zip(self.did(user.index)) {
+            over.parent.leave_nested(user, did);
+        }
+        self.leave_own(user);
+    }
+
+    fn leave_own(&self, user: &User<'_, P>) {
         let mut s = self.lock();
         let Some(did) = s.did(user.index) else { return };
         for what in self.tags_of(user, did).into_iter().flatten() {
@@ -273,9 +325,9 @@ impl<P: Platform> Space<P> {
 
     /// The caches that may hold what a user was translated to.
     fn tags_of(&self, user: &User<'_, P>, did: u16) -> [Option<Cached>; 2] {
-        let unit = match self.spec.stage {
-            Stage::First => Cached::First { did, pasid: user.pasid },
-            _ => Cached::Second { did },
+        let unit = match self.root {
+            Root::First { .. } | Root::Nested { .. } => Cached::First { did, pasid: user.pasid },
+            Root::Second { .. } => Cached::Second { did },
         };
         // The id is the unit's business: not part of what a device knows.
         [Some(unit), user.device.map(|_| Cached::Device(user.facts(0)))]
@@ -284,13 +336,22 @@ impl<P: Platform> Space<P> {
     /// Adds a device's own cache to the tags of a user that is registered already, before it is turned on; or takes it out after
     /// it was turned off and flushed.
     pub(crate) fn set_device_cache(&self, user: &User<'_, P>, on: bool) -> Result<(), ErrorKind> {
+        self.set_tag(user.index, Cached::Device(user.facts(0)), on)?;
+        let Some(over) = &self.over else { return Ok(()) };
+        let outcome = over.parent.set_tag(user.index, Cached::Nested(user.facts(0)), on);
+        if outcome.is_err() {
+            self.set_tag(user.index, Cached::Device(user.facts(0)), false)?;
+        }
+        outcome
+    }
+
+    fn set_tag(&self, index: usize, what: Cached, on: bool) -> Result<(), ErrorKind> {
         let mut s = self.lock();
-        let what = Cached::Device(user.facts(0));
         if on {
             s.tags.try_reserve(1).map_err(|_| ErrorKind::OutOfMemory)?;
-            s.tag(user.index, what);
+            s.tag(index, what);
         } else {
-            s.untag(user.index, what);
+            s.untag(index, what);
         }
         Ok(())
     }
@@ -501,23 +562,32 @@ impl<P: Platform> Space<P> {
     ) -> Option<(bool, usize)> {
         const FIRST: &[Step] = rules::steps(Change::FirstStageTables, TableMode::Scalable);
         const SECOND: &[Step] = rules::steps(Change::SecondStageTables, TableMode::Legacy);
-        let row = if self.spec.stage == Stage::First { FIRST } else { SECOND };
+        const GUEST: &[Step] = rules::steps(Change::GuestTables, TableMode::Scalable);
+        const PARENT: &[Step] = rules::steps(Change::ParentTables, TableMode::Scalable);
+        let own = match self.root {
+            Root::First { .. } => FIRST,
+            Root::Second { .. } => SECOND,
+            Root::Nested { .. } => GUEST,
+        };
         let unit = self.machine.units().get(index)?;
-        if from != (false, 0) && row.contains(&Step::Fence) {
+        if from != (false, 0) && own.contains(&Step::Fence) {
             batch.push(Request::Fence);
         }
         let of = |devices: bool| {
             let tags = s.tags.iter().enumerate().filter(|(_, t)| t.uses != 0 && t.unit == index);
-            let wanted = tags.filter(move |(_, t)| matches!(t.what, Cached::Device(_)) == devices);
+            let wanted = tags.filter(move |(_, t)| matches!(t.what, Cached::Device(_) | Cached::Nested(_)) == devices);
             wanted.map(move |(place, t)| ((devices, place), t))
         };
         for (place, tag) in of(false).chain(of(true)).filter(|(place, _)| *place >= from) {
             let mut fits = true;
+            let row = if matches!(tag.what, Cached::NestedId { .. } | Cached::Nested(_)) { PARENT } else { own };
             ranges(s, &mut |r, leaf_only| fits = fits && add_range(unit, batch, row, tag.what, r, leaf_only));
             match tag.what {
                 // What there is no room for behind others is a device's: it comes with the next batch.
                 _ if !fits && place > from => return Some(place),
-                Cached::Device(of) if !fits => of.device_tlb().into_iter().for_each(|whole| batch.squeeze(whole)),
+                Cached::Device(of) | Cached::Nested(of) if !fits => {
+                    of.device_tlb().into_iter().for_each(|whole| batch.squeeze(whole))
+                }
                 _ => {}
             }
         }
@@ -530,7 +600,7 @@ impl State {
     fn did(&self, index: usize) -> Option<u16> {
         self.tags.iter().filter(|t| t.uses != 0 && t.unit == index).find_map(|t| match t.what {
             Cached::First { did, .. } | Cached::Second { did } => Some(did),
-            Cached::Device(_) => None,
+            Cached::Device(_) | Cached::NestedId { .. } | Cached::Nested(_) => None,
         })
     }
 
@@ -541,7 +611,7 @@ impl State {
     }
 
     /// One more use of a tag; there is room.
-    fn tag(&mut self, unit: usize, what: Cached) {
+    pub(super) fn tag(&mut self, unit: usize, what: Cached) {
         if let Some(t) = self.tags.iter_mut().find(|t| t.uses != 0 && t.unit == unit && t.what == what) {
             t.uses = t.uses.saturating_add(1);
         } else if let Some(free) = self.tags.iter_mut().find(|t| t.uses == 0) {
@@ -551,7 +621,7 @@ impl State {
         }
     }
 
-    fn untag(&mut self, unit: usize, what: Cached) {
+    pub(super) fn untag(&mut self, unit: usize, what: Cached) {
         if let Some(t) = self.tags.iter_mut().find(|t| t.uses != 0 && t.unit == unit && t.what == what) {
             t.uses -= 1;
         }
@@ -615,6 +685,7 @@ impl State {
         }
         // Room for what a failure would owe, before anything is mapped.
         self.owed.try_reserve(1).map_err(|_| MapError { why: MapWhy::OutOfMemory, at })?;
+        self.allow(how, at)?;
         let Some(tables) = &mut self.tables else { return Err(MapError { why: MapWhy::NotMapped, at }) };
         match tables.map(p, at, to, len, how) {
             Ok(()) => Ok(flush),
@@ -643,6 +714,7 @@ impl State {
 
     pub(super) fn protect<P: Platform>(&mut self, p: &P, r: Range, how: Access, ticket: u64) -> Result<(), MapError> {
         self.owed.try_reserve(1).map_err(|_| MapError { why: MapWhy::OutOfMemory, at: r.first })?;
+        self.allow(how, r.first)?;
         let Some(tables) = &mut self.tables else { return Err(MapError { why: MapWhy::NotMapped, at: r.first }) };
         match tables.protect(p, r, how) {
             Ok(stale) => {
@@ -681,6 +753,7 @@ impl State {
 
 impl<P: Platform> Drop for Space<P> {
     fn drop(&mut self) {
+        self.forget_guest();
         // No attachment holds the domain any more. A unit that was left has flushed the whole domain id, and what was owed
         // with it; what a unit did not confirm keeps its tag, and is leaked, not reused.
         let h = &self.machine.host;

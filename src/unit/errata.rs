@@ -16,6 +16,8 @@ bitflags! {
         const REWRITE_TAIL = 1 << 2;
         /// Invalidate the context entry too where a pass-through PASID entry ends.
         const PASIDS_IN_CONTEXTS = 1 << 3;
+        /// Have no read-only second-stage memory under nested translation (erratum 772415).
+        const READ_ONLY_UNDER_NESTING = 1 << 4;
     }
 }
 
@@ -60,6 +62,11 @@ pub const TABLE: &[Erratum] = &[
         what: Errata::PASIDS_IN_CONTEXTS,
         why: "QEMU takes from its context cache whether a device passes through, whatever its PASID entry says now",
         key: Key::Oem(b"BOCHS ", b"BXPC    "),
+    },
+    Erratum {
+        what: Errata::READ_ONLY_UNDER_NESTING,
+        why: "Sapphire Rapids' erratum 772415: what second-stage tables give for reading alone is not safe under nested translation",
+        key: Key::Cpu(&[0x8f]),
     },
 ];
 
@@ -109,6 +116,8 @@ mod tests {
         assert_eq!(Errata::of(&other_vendor), Errata::empty());
         let sandy_bridge = Identity { cpu: 0x0002_06a7, ..Identity::default() };
         assert_eq!(Errata::of(&sandy_bridge), Errata::SMALL_PAGES);
+        let sapphire_rapids = Identity { cpu: 0x0008_06f8, ..Identity::default() };
+        assert_eq!(Errata::of(&sapphire_rapids), Errata::READ_ONLY_UNDER_NESTING);
         let qemu = Identity { oem: *b"BOCHS ", oem_table: *b"BXPC    ", ..Identity::default() };
         assert_eq!(Errata::of(&qemu), Errata::REWRITE_TAIL | Errata::PASIDS_IN_CONTEXTS);
     }

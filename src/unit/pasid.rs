@@ -120,9 +120,9 @@ impl PasidTables {
 
 /// Whether a present entry can take the place of a present one in one store of 16 bytes, the first two words (6.2.3.1): the
 /// third, which hardware may have read before, says the same, or is not looked at by the new one. What stays in it then
-/// is cleared with the entry.
+/// is cleared with the entry. SRE alone counts whatever the translation: it must not stay behind.
 pub(crate) fn seamless(old: PasidEntry, new: PasidEntry) -> bool {
     let ([_, _, was, ..], [_, _, is, ..]) = (old.0, new.0);
     let unread = matches!(new.translation(), Some(PasidTranslation::SecondStage | PasidTranslation::PassThrough));
-    was == is || unread && is == 0
+    was == is || unread && is == 0 && !old.supervisor()
 }

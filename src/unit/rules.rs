@@ -29,12 +29,18 @@ pub enum Change {
     SecondStageEntry,
     /// A pass-through PASID entry that was present.
     PassThroughEntry,
+    /// A nested PASID entry that was present.
+    NestedEntry,
     /// A PASID entry that was absent, on a unit in caching mode.
     PasidAppears,
     /// Entries of first-stage page tables.
     FirstStageTables,
     /// Entries of second-stage page tables.
     SecondStageTables,
+    /// Entries of a guest's first-stage page tables, under nested entries.
+    GuestTables,
+    /// Entries of second-stage page tables, for what nested entries made of them.
+    ParentTables,
     /// A device's translation cache goes out of use.
     DeviceTlbOff,
 }
@@ -154,6 +160,12 @@ pub const TABLE: &[Rule] = &[
         source: "6.2.3.1; Table 28, PASID entry",
     },
     Rule {
+        change: Change::NestedEntry,
+        mode: Mode::Scalable,
+        steps: &[Step::Pasid, Step::IotlbDomain, Step::DeviceTlb],
+        source: "6.2.3.1; Table 28, PASID entry; `p_iotlb` leaves what was made from the second stage alone",
+    },
+    Rule {
         change: Change::PasidAppears,
         mode: Mode::Scalable,
         steps: &[Step::ContextAbsent, Step::PasidAbsent, Step::IotlbAbsent, Step::IotlbDomain],
@@ -170,6 +182,19 @@ pub const TABLE: &[Rule] = &[
         mode: Mode::Both,
         steps: &[Step::IotlbPages, Step::DeviceTlbPages],
         source: "6.5.2.3; Table 28, second-stage entry",
+    },
+    Rule {
+        change: Change::GuestTables,
+        mode: Mode::Scalable,
+        steps: &[Step::PasidIotlbPages, Step::Fence, Step::DeviceTlbPages],
+        source: "6.5.2.4; 6.5.2.12; Table 28, first-stage entry",
+    },
+    Rule {
+        change: Change::ParentTables,
+        mode: Mode::Scalable,
+        steps: &[Step::IotlbPages, Step::DeviceTlb],
+        source: "6.5.2.3; Table 28, second-stage entry; once for each domain id of nested entries, beside the domain's own; \
+                 devices know none of these addresses, and lose everything",
     },
     Rule {
         change: Change::DeviceTlbOff,
@@ -261,9 +286,12 @@ impl fmt::Display for Change {
             Change::FirstStageEntry => "first-stage PASID entry that was present",
             Change::SecondStageEntry => "second-stage PASID entry that was present",
             Change::PassThroughEntry => "pass-through PASID entry that was present",
+            Change::NestedEntry => "nested PASID entry that was present",
             Change::PasidAppears => "PASID entry that was absent, in caching mode",
             Change::FirstStageTables => "first-stage page tables",
             Change::SecondStageTables => "second-stage page tables",
+            Change::GuestTables => "a guest's first-stage page tables, under nested entries",
+            Change::ParentTables => "second-stage page tables, for each nested domain id over them",
             Change::DeviceTlbOff => "device TLB going out of use",
         })
     }

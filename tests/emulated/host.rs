@@ -370,7 +370,9 @@ unsafe impl Platform for Host {
     }
 
     fn identity(&self) -> Identity {
-        Identity::default()
+        // Errata come with processors.
+        let spr = self.machine().unit(0).is_some_and(|u| u.profile().erratum_772415);
+        Identity { cpu: if spr { 0x0008_06f8 } else { 0 }, ..Identity::default() }
     }
 }
 

@@ -21,6 +21,7 @@ mod faults;
 mod flush;
 mod foreign;
 mod map;
+mod nested;
 mod offers;
 mod pasids;
 mod power;
@@ -70,6 +71,7 @@ const ALL: &[&[Story]] = &[
     flush::STORIES,
     foreign::STORIES,
     map::STORIES,
+    nested::STORIES,
     pasids::STORIES,
     power::STORIES,
     queue::STORIES,

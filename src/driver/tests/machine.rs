@@ -188,6 +188,7 @@ pub(super) const WIDE: DomainSpec = DomainSpec {
     coherent: true,
     force_snoop: false,
     dirty: false,
+    extended_accessed: false,
 };
 
 pub(super) fn map(d: &Domain<Host>, at: u64, to: u64, len: u64) {
