@@ -138,10 +138,11 @@ impl<P: Platform> GroupState<P> {
         }
     }
 
-    /// Spaces that it holds.
+    /// Spaces that it holds, those included that a guest's tables lie over.
     pub(crate) fn spaces(&self) -> usize {
         let beside = self.pasids.iter().map(|(.., to)| to).chain(self.doubts.iter().map(|(_, to)| to));
-        beside.chain([&self.attached]).filter(|to| matches!(to, Attached::Space(_))).count()
+        let held = |to: &Attached<P>| if let Attached::Space(s) = to { 1 + usize::from(s.nested()) } else { 0 };
+        beside.chain([&self.attached]).map(held).fold(0, usize::saturating_add)
     }
 
     /// What requests of a member with this PASID, or without, are attached to.

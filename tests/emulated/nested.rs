@@ -23,6 +23,7 @@ crate::stories!(
     what_a_guest_may_not_say_is_refused_by_name,
     read_only_memory_and_guests_keep_apart_where_an_erratum_wants_it,
     ids_and_memory_of_guests_come_back,
+    a_guest_whose_last_flush_failed_is_let_go_with_the_machine,
 );
 
 fn nests(profile: &Profile, mode: Mode) -> bool {
@@ -88,6 +89,28 @@ fn memory(rig: &Rig, group: &vtd::Group<Host>) -> Memory {
 
 fn page(at: u64) -> vtd::Range {
     range(at, at | 0xfff)
+}
+
+/// What is in doubt holds the guest's tables, and what these lie over.
+fn a_guest_whose_last_flush_failed_is_let_go_with_the_machine(profile: &Profile, mode: Mode) {
+    if !nests(profile, mode) {
+        return;
+    }
+    let rig = Plan::new(profile, mode).up();
+    let (group, _) = rig.claim(dev(3));
+    let memory = memory(&rig, &group);
+    memory.lead(&rig, 0, 4, AT, 20);
+    let guest = memory.over(&rig, 0);
+    group.attach(Target::Stage1(&guest)).unwrap();
+    rig.reaches(dev(3), AT, memory.hpa(20));
+    let stuck = |on: bool| rig.host.machine().unit_mut(0).unwrap().adversary().stuck_queue = on;
+    stuck(true);
+    drop(group);
+    stuck(false);
+    rig.host.machine().step(2000);
+    assert!(rig.read(dev(3), AT).is_err());
+    drop((guest, memory));
+    rig.end();
 }
 
 fn both_stages_translate_requests_with_pasid_and_without(profile: &Profile, mode: Mode) {
