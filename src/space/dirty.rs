@@ -21,6 +21,8 @@ impl<P: Platform, M: FlushMode> Domain<P, M> {
     /// ranges of whole pages, and make the domain with small pages where an exact answer matters. Pages that are unmapped
     /// take what they had to say with them.
     ///
+    /// One reader of a range at a time: of two the union of both bitmaps is exact when both have returned, and neither alone.
+    ///
     /// Waits, with a deadline, for the flush. Takes the domain's lock for 1 GiB at a time. Not for interrupt context.
     ///
     /// Errors: `Unsupported` without `dirty` (first-stage tables of `coherent` domains do without it); `Invalid` where the range is

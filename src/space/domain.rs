@@ -199,8 +199,9 @@ impl<P: Platform> Domain<P, Deferred> {
     /// finds the oldest range older than [`Config::deferred_deadline`](crate::Config::deferred_deadline). Until then devices may
     /// reach the memory, and the range cannot be mapped anew.
     ///
-    /// Errors: those of `Domain::unmap`; `NotFlushed` where the range was unmapped, but the flush that it caused failed: that
-    /// stays owed, and is tried again.
+    /// Errors: those of `Domain::unmap`; `NotFlushed` where the range was unmapped, but the flush that it caused failed, which
+    /// stays owed and is tried again; and where an earlier one fails once more: then nothing was unmapped, so that what is
+    /// gathered stays within its bound.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn core::error::Error>> {

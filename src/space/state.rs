@@ -458,18 +458,24 @@ impl<P: Platform> Space<P> {
 
     /// Unmaps, and gathers the flush: until there are too many, or `Vtd::service` finds them too old.
     pub(super) fn unmap_later(&self, r: Range) -> Result<(), MapError> {
-        drop(self.unmap(r)?);
         let h = &self.machine.host;
+        let most = h.config.deferred_ranges.max(1);
+        let failed = |_| MapError { why: MapWhy::NotFlushed, at: r.first };
+        // Full since a flush failed: no more is gathered than was said.
+        if self.lock().owed.len() >= most {
+            self.settle().map_err(failed)?;
+        }
+        drop(self.unmap(r)?);
         let (first, full) = {
             let mut s = self.lock();
             let first = s.gathered.is_none();
             if first {
                 s.gathered = Some(h.platform.now());
             }
-            (first, s.owed.len() >= h.config.deferred_ranges.max(1))
+            (first, s.owed.len() >= most)
         };
         if full {
-            return self.settle().map(drop).map_err(|_| MapError { why: MapWhy::NotFlushed, at: r.first });
+            return self.settle().map(drop).map_err(failed);
         }
         if first {
             // `service` says when it wants to be called for it.

@@ -242,6 +242,10 @@ fn deferred_domains_gather_so_many_and_for_so_long(ecap: u64) {
     let outcomes: std::vec::Vec<_> = (10..20).map(|n| d.unmap_later(page(n)).map_err(|e| e.why)).collect();
     assert_eq!(outcomes[..9], [Ok(()); 9]);
     assert_eq!(outcomes[9], Err(MapWhy::NotFlushed));
+    // No more is gathered then than was said.
+    map(20).unwrap();
+    assert_eq!(d.unmap_later(page(20)).unwrap_err().why, MapWhy::NotFlushed);
+    assert!(d.translate(Iova::at(20 << 21)).is_some(), "nothing was unmapped");
     m.units[0].state().hold = false;
     m.units[0].release(|_| true);
     assert!(matches!(m.vtd.service(9), Service::At(_)));
