@@ -234,6 +234,7 @@ fn deferred_domains_gather_so_many_and_for_so_long(ecap: u64) {
     assert_eq!(m.units[0].take().0.len(), 1);
     assert_eq!(m.units[0].access(ONE, 11 << 21), None);
     map(10).unwrap();
+    map(20).unwrap();
     // A unit that does not confirm leaves them owed; whoever had to flush hears of it.
     m.units[0].state().hold = true;
     (11..19).for_each(|n| {
@@ -243,7 +244,6 @@ fn deferred_domains_gather_so_many_and_for_so_long(ecap: u64) {
     assert_eq!(outcomes[..9], [Ok(()); 9]);
     assert_eq!(outcomes[9], Err(MapWhy::NotFlushed));
     // No more is gathered then than was said.
-    map(20).unwrap();
     assert_eq!(d.unmap_later(page(20)).unwrap_err().why, MapWhy::NotFlushed);
     assert!(d.translate(Iova::at(20 << 21)).is_some(), "nothing was unmapped");
     m.units[0].state().hold = false;
