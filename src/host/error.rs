@@ -381,7 +381,9 @@ impl fmt::Display for Field {
             }
             Field::Device => "the device is no member of the group",
             Field::Domain => "the domain is not one of this driver's",
-            Field::ReadOnly => "the domain, whose read-only memory cannot lie under nested translation (erratum 772415)",
+            Field::ReadOnly => {
+                "the domain, whose read-only memory cannot lie under nested translation (erratum 772415)"
+            }
             Field::Pasid => "the PASID, which must be one that the device and its unit take",
         })
     }

@@ -114,7 +114,10 @@ pub(crate) fn add_range<P: Platform>(
             let whole = Request::IotlbPasid { did, pasid };
             if everything {
                 // Asked for, and not for want of room.
-                return batch.push(whole) || { batch.widen(); true };
+                return batch.push(whole) || {
+                    batch.widen();
+                    true
+                };
             }
             let found = pieces(r, if cap.psi() { cap.mamv() } else { PASID_ORDER });
             let page = |(first, order)| Request::IotlbPasidPages { did, pasid, first, order, leaf_only };
@@ -125,9 +128,10 @@ pub(crate) fn add_range<P: Platform>(
             let Some(whole) = of.device_tlb() else { return true };
             let mut found = pieces(r, u8::MAX).into_iter().flatten();
             batch.contains(whole)
-                || !everything && found.all(|(first, order)| {
-                    of.device_pages(DeviceTlbRange::pages(first, order)).is_none_or(|page| batch.push(page))
-                })
+                || !everything
+                    && found.all(|(first, order)| {
+                        of.device_pages(DeviceTlbRange::pages(first, order)).is_none_or(|page| batch.push(page))
+                    })
                 || batch.push(whole)
         }
         (Step::DeviceTlb, Cached::Nested(of)) => of.device_tlb().is_none_or(|whole| batch.push(whole)),

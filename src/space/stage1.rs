@@ -112,7 +112,8 @@ impl<P: Platform> Stage1<P> {
             return Err(ErrorKind::Invalid(Field::Address));
         }
         parent.lock().take_guest(spec, errata)?;
-        let mut space = Space::with(machine, parent.spec(), Root::Nested { first: spec.first(), table, width, dirty }, None);
+        let mut space =
+            Space::with(machine, parent.spec(), Root::Nested { first: spec.first(), table, width, dirty }, None);
         // From here on dropping it gives the place back.
         space.over = Some(Over { parent: parent.clone(), spec, width });
         Ok(Stage1 { space: Shared::new(space).map_err(|(_, e)| e)?, spec })

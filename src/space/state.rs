@@ -45,10 +45,23 @@ pub(crate) struct Space<P: Platform> {
 /// Where a domain's page tables are, as entries name them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Root {
-    First { table: Hpa, five_levels: bool, extended_accessed: bool },
-    Second { table: Hpa, width: AddressWidth, dirty: bool },
+    First {
+        table: Hpa,
+        five_levels: bool,
+        extended_accessed: bool,
+    },
+    Second {
+        table: Hpa,
+        width: AddressWidth,
+        dirty: bool,
+    },
     /// A guest's first stage, and what its addresses go through: `table` and what is with it, as in `Second`.
-    Nested { first: FirstStage, table: Hpa, width: AddressWidth, dirty: bool },
+    Nested {
+        first: FirstStage,
+        table: Hpa,
+        width: AddressWidth,
+        dirty: bool,
+    },
 }
 
 impl Root {
@@ -564,7 +577,9 @@ impl<P: Platform> Space<P> {
             match tag.what {
                 // What there is no room for behind others is a device's: it comes with the next batch.
                 _ if !fits && place > from => return Some(place),
-                Cached::Device(of) | Cached::Nested(of) if !fits => of.device_tlb().into_iter().for_each(|whole| batch.squeeze(whole)),
+                Cached::Device(of) | Cached::Nested(of) if !fits => {
+                    of.device_tlb().into_iter().for_each(|whole| batch.squeeze(whole))
+                }
                 _ => {}
             }
         }

@@ -32,7 +32,8 @@ impl Tables {
         let unknown = ErrorKind::Invalid(Field::Size);
         Ok(match spec.stage {
             Stage::First => {
-                let format = FirstStage::new(spec.levels, spec.sizes, spec.coherent, spec.extended_accessed).ok_or(unknown)?;
+                let format =
+                    FirstStage::new(spec.levels, spec.sizes, spec.coherent, spec.extended_accessed).ok_or(unknown)?;
                 Tables::First(Paging::new(p, format, limits)?)
             }
             _ => {

@@ -35,6 +35,8 @@ pub(crate) const ECAP_PT: u64 = 1 << 6;
 pub(crate) const ECAP_SM: u64 = ECAP | ECAP_SMTS | ECAP_SSTS | ECAP_SMPWCS;
 pub(crate) const ECAP_SMTS: u64 = 1 << 43;
 pub(crate) const ECAP_SSTS: u64 = 1 << 46;
+pub(crate) const ECAP_NEST: u64 = 1 << 26;
+pub(crate) const ECAP_FSTS: u64 = 1 << 47;
 pub(crate) const ECAP_SMPWCS: u64 = 1 << 48;
 pub(crate) const ECAP_ADMS: u64 = 1 << 52;
 /// Both kinds of snooping.
