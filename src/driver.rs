@@ -3,7 +3,7 @@
 use crate::device::attach::{Group, Target};
 use crate::device::common::{Core, Rest};
 use crate::device::events::{Events, Fault};
-use crate::device::registry::{Attached, Owner, Registry};
+use crate::device::registry::{Attached, GroupState, Owner, Registry};
 use crate::device::scan;
 use crate::device::{GroupId, Tree, Why};
 use crate::dmar::Topology;
@@ -259,14 +259,16 @@ impl<P: Platform> Vtd<P> {
         }
         let found = scan::machine(core.platform(), &core.topology, core.units())?;
         let registry = Registry::new(found, usize::from(core.host().config.spare_units))?;
-        for unit in core.units().iter() {
+        for (index, unit) in core.units().iter().enumerate() {
+            let known = |source| registry.serves(DeviceId { segment: unit.segment, source }, index);
+            unit.lose_strangers(core.platform(), known);
             unit.start_root(host)?;
         }
         for unit in core.units().iter() {
             let interrupt = unit.start_events(host);
             line(unit.id, &|l| l.fault_interrupt = interrupt);
         }
-        registry.adopt(core.platform(), core.units());
+        registry.adopt(core.platform(), core.units())?;
         core.up.call_once(|| registry);
         self.keep_firmware(0..core.registry()?.len(), &mut report.firmware)?;
         for unit in core.units().iter() {
@@ -338,16 +340,14 @@ impl<P: Platform> Vtd<P> {
         core.forget_dropped();
         let inner = usize::from(core.one_to_one.lock(core.platform()).is_some());
         let kept = match core.up.get() {
-            Some(r) => {
-                r.states.lock(core.platform()).iter().filter(|s| matches!(s.attached, Attached::Space(_))).count()
-            }
+            Some(r) => r.states.lock(core.platform()).iter().map(GroupState::spaces).fold(0, usize::saturating_add),
             None => 0,
         };
         if self.0.handles() != 1 || core.machine.handles() > 1 + inner + kept {
             return Err(ErrorKind::Busy.into());
         }
         for g in 0..core.up.get().map_or(0, Registry::len) {
-            Group::unclaimed(&self.0, g)?.attach(Target::Blocked)?;
+            Group::unclaimed(&self.0, g)?.block_all()?;
         }
         let stand_in = core.one_to_one.lock(core.platform()).take();
         drop(stand_in);
@@ -414,6 +414,7 @@ impl<P: Platform> Vtd<P> {
             let _ = unit.tend_queue(core.host());
         }
         left = left.saturating_sub(self.isolate_suspects(registry));
+        (0..registry.len()).for_each(|place| drop(Group::dropped(&self.0, place)));
         for i in 0..units.len() {
             // Each call begins with another unit: one whose faults use up every budget does not silence the others.
             let turn = (round % units.len() as u64) as usize;

@@ -382,6 +382,7 @@ impl<P: Platform> Group<P> {
 
     /// Puts a member's cache into the tags of all domains that its requests go to, or takes it out.
     pub(super) fn tag(&self, member: usize, throttle: Throttle, on: bool) -> Result<(), Error> {
+        self.keep_doubts();
         let mut n = 0;
         while let Some((scope, to)) = self.attachment(member, n)? {
             if let Err(e) = self.tag_of(scope, &to, throttle, on) {

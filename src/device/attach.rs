@@ -78,6 +78,13 @@ pub(crate) enum Scope {
     Pasid { member: usize, pasid: Pasid },
 }
 
+impl Scope {
+    /// Itself, and for a part of the requests without PASID all of them.
+    pub(crate) fn whole(self) -> Self {
+        if let Scope::PlainOf { .. } = self { Scope::Plain } else { self }
+    }
+}
+
 /// The right to change a group's attachment, taken from everyone else for as long as it lives.
 pub(crate) struct Changing<'g, P: Platform> {
     group: &'g Group<P>,
@@ -87,14 +94,15 @@ impl<P: Platform> Drop for Changing<'_, P> {
     fn drop(&mut self) {
         let (core, place) = (&self.group.core, self.group.place);
         let Ok(registry) = core.registry() else { return };
-        {
+        let dropped = {
             let mut states = registry.states.lock(core.platform());
-            if let Some(s) = states.get_mut(place) {
+            states.get_mut(place).is_some_and(|s| {
                 s.busy = false;
-            }
-        }
-        // `service` may have come to isolate one of them meanwhile, and gone.
-        if registry.members(place).iter().any(|m| m.standing.is(Matter::SUSPECT)) {
+                s.dropped
+            })
+        };
+        // `service` may have come to isolate one of them meanwhile, or to give them back, and gone.
+        if dropped || registry.members(place).iter().any(|m| m.standing.is(Matter::SUSPECT)) {
             core.platform().wake();
         }
     }
@@ -129,7 +137,7 @@ impl<P: Platform> Group<P> {
         {
             let mut states = registry.states.lock(core.platform());
             let s = states.get_mut(place).ok_or(Error::from(ErrorKind::Unknown))?;
-            if s.owner.is_some() || s.busy {
+            if s.owner.is_some() || s.busy || s.leaving {
                 return Err(ErrorKind::Busy.into());
             }
             s.owner = Some(owner);
@@ -181,6 +189,16 @@ impl<P: Platform> Group<P> {
     pub(crate) fn unclaimed(core: &Shared<Core<P>>, place: usize) -> Result<Self, Error> {
         let id = core.registry()?.id(place)?;
         Ok(Group { core: core.clone(), id, place, owner: Owner::HOST, live: false })
+    }
+
+    /// The group in a place, where its owner has dropped it and could not give it back: dropping it tries again.
+    pub(crate) fn dropped(core: &Shared<Core<P>>, place: usize) -> Option<Self> {
+        let registry = core.registry().ok()?;
+        let id = registry.id(place).ok()?;
+        let mut states = registry.states.lock(core.platform());
+        let s = states.get_mut(place).filter(|s| s.dropped && !s.busy)?;
+        s.dropped = false;
+        Some(Group { core: core.clone(), id, place, owner: s.owner?, live: true })
     }
 
     /// The group's id.
@@ -399,7 +417,7 @@ impl<P: Platform> Group<P> {
         {
             return Err(ErrorKind::Invalid(Field::Domain).into());
         }
-        let (_changing, old, unproved) = self.change(scope)?;
+        let (_changing, old, unproved) = self.change(scope, &new)?;
         self.answerable(scope, &new)?;
         let new = match new {
             Attached::Identity if self.needs_identity_tables(scope) => Attached::Space(self.core.identity_space()?),
@@ -420,8 +438,9 @@ impl<P: Platform> Group<P> {
         self.enter(scope, &new)?;
         match self.switch(scope, &new, unproved) {
             Ok(change) => {
-                self.set(scope, new, false);
+                self.set(scope, new);
                 self.leave(scope, &old);
+                self.settle(scope);
                 Ok(change)
             }
             Err(e) => {
@@ -429,12 +448,10 @@ impl<P: Platform> Group<P> {
                 self.isolate_silent(scope, &new);
                 // Fail closed. What either domain's entries may have left in caches keeps its ids and tables.
                 let proved = self.switch(scope, &Attached::Blocked, true).is_ok();
-                self.set(scope, Attached::Blocked, !proved);
+                self.doubt(scope, [&old, &new]);
+                self.set(scope, Attached::Blocked);
                 if proved {
-                    self.leave(scope, &old);
-                    self.leave(scope, &new);
-                } else {
-                    core::mem::forget((old, new));
+                    self.settle(scope);
                 }
                 Err(e)
             }
@@ -443,50 +460,85 @@ impl<P: Platform> Group<P> {
 
     /// Takes the right to change.
     pub(crate) fn hold(&self) -> Result<Changing<'_, P>, Error> {
-        self.change(Scope::Plain).map(|(changing, ..)| changing)
+        self.change(Scope::Plain, &Attached::Blocked).map(|(changing, ..)| changing)
     }
 
     /// Takes the right to change, and says what is attached and whether caches may hold what nobody knows of.
-    fn change(&self, scope: Scope) -> Result<(Changing<'_, P>, Attached<P>, bool), Error> {
+    fn change(&self, scope: Scope, to: &Attached<P>) -> Result<(Changing<'_, P>, Attached<P>, bool), Error> {
         let mut states = self.core.registry()?.states.lock(self.core.platform());
         let s = states.get_mut(self.place).ok_or(Error::from(ErrorKind::Unknown))?;
         if s.busy {
             return Err(ErrorKind::Busy.into());
         }
+        if !matches!(to, Attached::Blocked) {
+            // Room to remember it, and what may fail of it or of its end, so that neither needs memory.
+            s.pasids.try_reserve(1).map_err(|_| ErrorKind::OutOfMemory)?;
+            s.make_room()?;
+        }
         let old = match scope {
             Scope::Plain | Scope::PlainOf { .. } => s.attached.clone(),
-            Scope::Pasid { member, pasid } => {
-                // Room to remember it, so that `set` cannot fail.
-                s.pasids.try_reserve(1).map_err(|_| ErrorKind::OutOfMemory)?;
-                s.target(member, Some(pasid)).clone()
-            }
+            Scope::Pasid { member, pasid } => s.target(member, Some(pasid)).clone(),
         };
         s.busy = true;
-        Ok((Changing { group: self }, old, s.unproved))
+        Ok((Changing { group: self }, old, s.unproved(scope)))
     }
 
-    fn set(&self, scope: Scope, to: Attached<P>, unproved: bool) {
+    /// Remembers that caches may hold what requests were attached to.
+    fn doubt(&self, scope: Scope, what: [&Attached<P>; 2]) {
+        let Ok(registry) = self.core.registry() else { return };
+        let mut states = registry.states.lock(self.core.platform());
+        let Some(s) = states.get_mut(self.place) else { return };
+        for to in what.into_iter().filter(|to| !matches!(to, Attached::Blocked)) {
+            // There is room; without it the space would have to be leaked.
+            if grow::push(&mut s.doubts, (scope, to.clone())).is_err() {
+                core::mem::forget(to.clone());
+            }
+        }
+    }
+
+    /// Members are, or stand, otherwise than when doubts arose: ending these then could end uses that are not theirs. What was
+    /// attached stays owned for good; that everything is to be flushed stays true.
+    pub(super) fn keep_doubts(&self) {
+        let Ok(registry) = self.core.registry() else { return };
+        let mut states = registry.states.lock(self.core.platform());
+        for (_, to) in states.get_mut(self.place).into_iter().flat_map(|s| &mut s.doubts) {
+            core::mem::forget(core::mem::replace(to, Attached::Blocked));
+        }
+    }
+
+    /// Everything is flushed: ends what was in doubt.
+    fn settle(&self, scope: Scope) {
+        let Ok(registry) = self.core.registry() else { return };
+        loop {
+            let was = {
+                let mut states = registry.states.lock(self.core.platform());
+                let doubts = states.get_mut(self.place).map(|s| &mut s.doubts);
+                doubts.and_then(|l| l.iter().position(|(s, _)| *s == scope).map(|i| l.swap_remove(i)))
+            };
+            let Some((_, to)) = was else { return };
+            self.leave(scope, &to);
+        }
+    }
+
+    fn set(&self, scope: Scope, to: Attached<P>) {
         let Ok(registry) = self.core.registry() else { return };
         let was = {
             let mut states = registry.states.lock(self.core.platform());
-            states.get_mut(self.place).map(|s| {
-                s.unproved = unproved;
-                match scope {
-                    Scope::Plain | Scope::PlainOf { .. } => Some(core::mem::replace(&mut s.attached, to)),
-                    Scope::Pasid { member, pasid } => {
-                        let place = s.pasids.iter().position(|(m, p, _)| (*m, *p) == (member, pasid));
-                        match (place.and_then(|i| s.pasids.get_mut(i)), place) {
-                            (Some(known), Some(i)) if matches!(to, Attached::Blocked) => {
-                                let was = core::mem::replace(&mut known.2, to);
-                                s.pasids.swap_remove(i);
-                                Some(was)
-                            }
-                            (Some(known), _) => Some(core::mem::replace(&mut known.2, to)),
-                            (None, _) if matches!(to, Attached::Blocked) => None,
-                            (None, _) => {
-                                let _ = grow::push(&mut s.pasids, (member, pasid, to));
-                                None
-                            }
+            states.get_mut(self.place).map(|s| match scope {
+                Scope::Plain | Scope::PlainOf { .. } => Some(core::mem::replace(&mut s.attached, to)),
+                Scope::Pasid { member, pasid } => {
+                    let place = s.pasids.iter().position(|(m, p, _)| (*m, *p) == (member, pasid));
+                    match (place.and_then(|i| s.pasids.get_mut(i)), place) {
+                        (Some(known), Some(i)) if matches!(to, Attached::Blocked) => {
+                            let was = core::mem::replace(&mut known.2, to);
+                            s.pasids.swap_remove(i);
+                            Some(was)
+                        }
+                        (Some(known), _) => Some(core::mem::replace(&mut known.2, to)),
+                        (None, _) if matches!(to, Attached::Blocked) => None,
+                        (None, _) => {
+                            let _ = grow::push(&mut s.pasids, (member, pasid, to));
+                            None
                         }
                     }
                 }
@@ -614,6 +666,10 @@ impl<P: Platform> Group<P> {
             if !add(&mut batch) {
                 flights.launch(machine, index, &batch)?;
                 batch = Batch::new();
+                if unproved {
+                    // Of this user and those after it the first batch knew nothing.
+                    unit.add_everything(&mut batch);
+                }
                 add(&mut batch);
             }
         }
@@ -714,11 +770,21 @@ impl<P: Platform> Group<P> {
 }
 
 impl<P: Platform> Group<P> {
-    /// A PASID that is attached to something.
+    /// Blocks everything: requests with PASIDs and without.
+    pub(crate) fn block_all(&self) -> Result<(), Error> {
+        while let Some(scope) = self.some_pasid()? {
+            self.change_to(scope, Target::Blocked)?;
+        }
+        self.attach(Target::Blocked).map(drop)
+    }
+
+    /// A PASID that is attached to something, or of which caches may hold something.
     fn some_pasid(&self) -> Result<Option<Scope>, Error> {
         let states = self.core.registry()?.states.lock(self.core.platform());
-        let pasids = states.get(self.place).and_then(|s| s.pasids.first());
-        Ok(pasids.map(|(member, pasid, _)| Scope::Pasid { member: *member, pasid: *pasid }))
+        let Some(s) = states.get(self.place) else { return Ok(None) };
+        let attached = s.pasids.first().map(|(member, pasid, _)| Scope::Pasid { member: *member, pasid: *pasid });
+        let tagged = |scope: &Scope| matches!(scope, Scope::Pasid { .. });
+        Ok(attached.or_else(|| s.doubts.iter().map(|(scope, _)| *scope).find(tagged)))
     }
 }
 
@@ -731,8 +797,18 @@ impl<P: Platform> fmt::Debug for Group<P> {
 impl<P: Platform> Drop for Group<P> {
     fn drop(&mut self) {
         if self.live {
-            // Without success the group stays claimed for ever: nobody may have devices whose caches are unknown.
-            let _ = self.end();
+            // Without success the group stays claimed for ever: nobody may have devices whose caches are unknown. But who isolates
+            // one of them just now comes to an end.
+            if self.end().is_err_and(|e| e.kind == ErrorKind::Busy) {
+                let Ok(registry) = self.core.registry() else { return };
+                registry
+                    .states
+                    .lock(self.core.platform())
+                    .get_mut(self.place)
+                    .into_iter()
+                    .for_each(|s| s.dropped = true);
+                self.core.platform().wake();
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Which groups there are, which unit serves each member, and who owns them.
 
 use super::ats::Offer;
+use super::attach::Scope;
 use super::events::Events;
 use super::group::{GroupId, Groups, Why};
 use super::pci::{PasidCapability, Tree};
@@ -105,13 +106,44 @@ pub(crate) struct GroupState<P: Platform> {
     pub(crate) attached: Attached<P>,
     /// What PASIDs of members are attached to, beside that: member, PASID, and never `Blocked`.
     pub(crate) pasids: Vec<(usize, Pasid, Attached<P>)>,
-    /// A flush failed: caches may hold what no entry says any more, and the next change flushes everything.
-    pub(crate) unproved: bool,
+    /// Requests whose flush failed, and what they were attached to: caches may hold what no entry says any more. It stays owned
+    /// until their next change, which flushes everything, has succeeded.
+    pub(crate) doubts: Vec<(Scope, Attached<P>)>,
+    /// Its owner has dropped it while somebody else was changing it: `service` gives it back.
+    pub(crate) dropped: bool,
+    /// Its unit is being taken out of the machine: nobody may claim it.
+    pub(crate) leaving: bool,
     /// For each member: who hears of its events, and how many faults this call of `service` has delivered.
     pub(crate) ears: Vec<Ear>,
 }
 
 impl<P: Platform> GroupState<P> {
+    /// Room for a doubt about everything that is attached, and about what is to be.
+    pub(crate) fn make_room(&mut self) -> Result<(), ErrorKind> {
+        let each = self.pasids.len().saturating_add(3);
+        self.doubts.try_reserve(each.saturating_mul(2)).map_err(|_| ErrorKind::OutOfMemory)
+    }
+
+    /// Whether caches may hold what nobody knows of: a flush failed, or a predecessor's entries are there.
+    pub(crate) fn unproved(&self, scope: Scope) -> bool {
+        let (scope, tagged) = (scope.whole(), matches!(scope, Scope::Pasid { .. }));
+        !tagged && matches!(self.attached, Attached::Adopted) || self.doubts.iter().any(|(s, _)| *s == scope)
+    }
+
+    /// Says that a flush failed of requests that stay attached.
+    pub(crate) fn doubt(&mut self, scope: Scope) {
+        if !self.unproved(scope) {
+            // There is room, from when they were attached.
+            let _ = grow::push(&mut self.doubts, (scope.whole(), Attached::Blocked));
+        }
+    }
+
+    /// Spaces that it holds.
+    pub(crate) fn spaces(&self) -> usize {
+        let beside = self.pasids.iter().map(|(.., to)| to).chain(self.doubts.iter().map(|(_, to)| to));
+        beside.chain([&self.attached]).filter(|to| matches!(to, Attached::Space(_))).count()
+    }
+
     /// What requests of a member with this PASID, or without, are attached to.
     pub(crate) fn target(&self, member: usize, pasid: Option<Pasid>) -> &Attached<P> {
         let Some(pasid) = pasid else { return &self.attached };
@@ -157,7 +189,9 @@ impl Part {
             }
             let ears = grow::filled(members.len(), Ear::default)?;
             let (attached, pasids) = (Attached::Blocked, Vec::new());
-            let state = GroupState { owner: None, busy: false, attached, pasids, unproved: false, ears };
+            let doubts = Vec::new();
+            let state =
+                GroupState { owner: None, busy: false, attached, pasids, doubts, dropped: false, leaving: false, ears };
             grow::push(&mut states, state)?;
         }
         // A member's own id comes before an alias that carries the same number.
@@ -228,16 +262,24 @@ impl<P: Platform> Registry<P> {
 
     /// Says of every group with a predecessor's entries that it has them: they go with its first change, and everything that
     /// caches may hold of them.
-    pub(crate) fn adopt(&self, p: &P, units: Units<'_, P>) {
+    pub(crate) fn adopt(&self, p: &P, units: Units<'_, P>) -> Result<(), ErrorKind> {
         for g in 0..self.len() {
             let foreign = self.members(g).iter().any(|m| {
                 let unit = m.unit().and_then(|i| units.get(i)).filter(|u| u.adopted.is_some());
                 unit.is_some_and(|u| m.sources.iter().any(|s| u.root.lock(p).is_foreign(*s)))
             });
             if foreign && let Some(s) = self.states.lock(p).get_mut(g) {
-                (s.attached, s.unproved) = (Attached::Adopted, true);
+                s.attached = Attached::Adopted;
+                s.make_room()?;
             }
         }
+        Ok(())
+    }
+
+    /// Whether some group has this requester id, behind the unit in place `index`.
+    pub(crate) fn serves(&self, id: DeviceId, index: usize) -> bool {
+        let members = self.find(id).map_or(&[][..], |(g, _)| self.members(g));
+        members.iter().any(|m| m.unit() == Some(index) && m.sources.contains(&id.source))
     }
 
     /// The places of the group and member that a requester id belongs to.

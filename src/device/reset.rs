@@ -57,7 +57,7 @@ impl<P: Platform> Group<P> {
                 Err(e) => {
                     // It may hold what it held: it is asked to the end, and what it asks for anew is blocked.
                     let _ = self.clear(member, None, false);
-                    self.doubt()?;
+                    self.doubt_member(member)?;
                     Err(e)
                 }
             },
@@ -123,7 +123,7 @@ impl<P: Platform> Group<P> {
         m.standing.set_cache(None);
         if let Err(e) = self.clear(member, also.map(|(scope, _)| scope), throttle.is_some()) {
             m.standing.set_cache(throttle);
-            self.doubt()?;
+            self.doubt_member(member)?;
             return Err(e);
         }
         if let Some(throttle) = throttle {
@@ -140,15 +140,18 @@ impl<P: Platform> Group<P> {
         if let Some((scope, to)) = also {
             self.leave(scope, to);
         }
+        self.keep_doubts();
         m.standing.set(Matter::HELD);
         Ok(())
     }
 
-    /// Caches may hold what no entry says any more.
-    fn doubt(&self) -> Result<(), Error> {
-        let mut states = self.core.registry()?.states.lock(self.core.platform());
-        if let Some(s) = states.get_mut(self.place) {
-            s.unproved = true;
+    /// Caches may hold of a member what no entry says any more.
+    fn doubt_member(&self, member: usize) -> Result<(), Error> {
+        let mut n = 0;
+        while let Some((scope, _)) = self.attachment(member, n)? {
+            let mut states = self.core.registry()?.states.lock(self.core.platform());
+            states.get_mut(self.place).into_iter().for_each(|s| s.doubt(scope));
+            n += 1;
         }
         Ok(())
     }
@@ -156,17 +159,20 @@ impl<P: Platform> Group<P> {
     /// Clears all entries of a member, and has its translated requests blocked where they were not. Goes on after an error, so
     /// that no entry stays.
     fn clear(&self, member: usize, also: Option<Scope>, caching: bool) -> Result<(), Error> {
-        let unproved = {
-            let states = self.core.registry()?.states.lock(self.core.platform());
-            states.get(self.place).is_some_and(|s| s.unproved)
+        let end = |scope| {
+            let unproved = {
+                let states = self.core.registry()?.states.lock(self.core.platform());
+                states.get(self.place).is_some_and(|s| s.unproved(scope))
+            };
+            self.switch(scope, &Attached::Blocked, unproved).map(drop)
         };
         let (mut n, mut outcome) = (0, Ok(()));
         while let Some((scope, _)) = self.attachment(member, n)? {
-            outcome = outcome.and(self.switch(scope, &Attached::Blocked, unproved).map(drop));
+            outcome = outcome.and(end(scope));
             n += 1;
         }
         if let Some(scope) = also {
-            outcome = outcome.and(self.switch(scope, &Attached::Blocked, unproved).map(drop));
+            outcome = outcome.and(end(scope));
         }
         // In legacy mode the one entry says both.
         let scalable = self.members().get(member).and_then(|m| self.unit(m)).is_some_and(Unit::scalable);
@@ -180,6 +186,7 @@ impl<P: Platform> Group<P> {
             capability.switch(self.core.platform(), m.device, true)?;
         }
         let was = m.standing.is(Matter::QUARANTINED);
+        self.keep_doubts();
         m.standing.clear(Matter::HELD | Matter::QUARANTINED);
         let mut entered = 0;
         while let Some((scope, to)) = self.attachment(member, entered)? {

@@ -1,8 +1,8 @@
 //! Units that come and go while the machine runs (VT-d 8.1: what ACPI's _DSM says of a hot-plugged host bridge).
 
 use super::{BringUp, UnitReport, Vtd};
-use crate::device::attach::{Group, Target};
-use crate::device::registry::Found;
+use crate::device::attach::Group;
+use crate::device::registry::{Found, GroupState};
 use crate::device::scan;
 use crate::dmar::Topology;
 use crate::host::address::{DeviceId, UnitId};
@@ -147,20 +147,30 @@ impl<P: Platform> Vtd<P> {
         let index = core.units().iter().position(|x| x.id == u).ok_or(ErrorKind::Unknown.on(u))?;
         let behind = || (0..registry.len()).filter(|g| registry.members(*g).iter().any(|m| m.unit() == Some(index)));
         let gone = unit.status().is_err();
-        let claimed = |g: usize| {
-            let states = registry.states.lock(core.platform());
-            states.get(g).is_some_and(|s| s.owner.is_some())
-        };
-        if gone {
-            // From here on nothing is asked of it, and what is owed to it is paid.
-            unit.remove(core.host())?;
-        } else if behind().any(claimed) {
-            return Err(ErrorKind::Busy.on(u));
+        let claimed = |s: &GroupState<P>| s.owner.is_some();
+        {
+            let mut states = registry.states.lock(core.platform());
+            if !gone && behind().any(|g| states.get(g).is_some_and(claimed)) {
+                return Err(ErrorKind::Busy.on(u));
+            }
+            // Nobody claims one of them on the way: its device would be let loose with the unit.
+            behind().for_each(|g| states.get_mut(g).into_iter().for_each(|s| s.leaving = true));
         }
-        for g in behind().filter(|g| !claimed(*g)) {
-            Group::unclaimed(&self.0, g)?.attach(Target::Blocked)?;
-        }
-        unit.remove(core.host())
+        let outcome = (|| {
+            if gone {
+                // From here on nothing is asked of it, and what is owed to it is paid.
+                unit.remove(core.host())?;
+            }
+            for g in behind() {
+                if !registry.states.lock(core.platform()).get(g).is_some_and(claimed) {
+                    Group::unclaimed(&self.0, g)?.block_all()?;
+                }
+            }
+            unit.remove(core.host())
+        })();
+        let mut states = registry.states.lock(core.platform());
+        behind().for_each(|g| states.get_mut(g).into_iter().for_each(|s| s.leaving = false));
+        outcome
     }
 }
 

@@ -531,32 +531,35 @@ impl<P: Platform> Space<P> {
         flights: &mut Flights,
         ranges: impl Fn(&State, &mut dyn FnMut(Range, bool)),
     ) -> Result<(), Error> {
-        let (mut after, mut from) = (None, 0);
+        // The unit before, and where a batch was not enough for one.
+        let (mut after, mut rest) = (None, None);
         loop {
             let mut batch = Batch::new();
             let (unit, next) = {
                 let s = self.lock();
                 let Some(unit) = s.unit_after(after) else { return Ok(()) };
+                // Another unit's tags begin in front: the last of this one's may have gone meanwhile.
+                let from = rest.filter(|(u, _)| *u == unit).map_or((false, 0), |(_, place)| place);
                 (unit, self.gather(&s, unit, from, &mut batch, &ranges))
             };
             flights.launch(&self.machine, unit, &batch)?;
-            (after, from) = match next {
-                // A batch was not enough.
-                Some(place) => (unit.checked_sub(1), place),
-                None => (Some(unit), 0),
+            (after, rest) = match next {
+                Some(place) => (unit.checked_sub(1), Some((unit, place))),
+                None => (Some(unit), None),
             };
         }
     }
 
-    /// Adds what the tags of a unit ask for, from place `from` on. The place to go on at, where the batch is full.
+    /// Adds what the tags of a unit ask for, from place `from` on: its own, then those of devices (6.5.2.5), also where one batch
+    /// does not take them all. The place to go on at, where the batch is full.
     fn gather(
         &self,
         s: &State,
         index: usize,
-        from: usize,
+        from: (bool, usize),
         batch: &mut Batch,
         ranges: &impl Fn(&State, &mut dyn FnMut(Range, bool)),
-    ) -> Option<usize> {
+    ) -> Option<(bool, usize)> {
         const FIRST: &[Step] = rules::steps(Change::FirstStageTables, TableMode::Scalable);
         const SECOND: &[Step] = rules::steps(Change::SecondStageTables, TableMode::Legacy);
         const GUEST: &[Step] = rules::steps(Change::GuestTables, TableMode::Scalable);
@@ -567,10 +570,15 @@ impl<P: Platform> Space<P> {
             Root::Nested { .. } => GUEST,
         };
         let unit = self.machine.units().get(index)?;
-        if from != 0 && own.contains(&Step::Fence) {
+        if from != (false, 0) && own.contains(&Step::Fence) {
             batch.push(Request::Fence);
         }
-        for (place, tag) in s.tags.iter().enumerate().skip(from).filter(|(_, t)| t.uses != 0 && t.unit == index) {
+        let of = |devices: bool| {
+            let tags = s.tags.iter().enumerate().filter(|(_, t)| t.uses != 0 && t.unit == index);
+            let wanted = tags.filter(move |(_, t)| matches!(t.what, Cached::Device(_) | Cached::Nested(_)) == devices);
+            wanted.map(move |(place, t)| ((devices, place), t))
+        };
+        for (place, tag) in of(false).chain(of(true)).filter(|(place, _)| *place >= from) {
             let mut fits = true;
             let row = if matches!(tag.what, Cached::NestedId { .. } | Cached::Nested(_)) { PARENT } else { own };
             ranges(s, &mut |r, leaf_only| fits = fits && add_range(unit, batch, row, tag.what, r, leaf_only));

@@ -31,7 +31,8 @@ pub enum TakeOver {
     Disable,
     /// Go on with it. Translation stays on, and its root, context, directory and PASID tables are read
     /// ([`Platform::peek`]), checked and copied as far as they are to be the driver's: devices with an entry there reach what
-    /// they reached, until their group is claimed, whatever firmware reserved for them. The table mode is the one that is found,
+    /// they reached, until their group is claimed, whatever firmware reserved for them; requester ids that are in no group, whom
+    /// nobody could ever claim, are blocked. The table mode is the one that is found,
     /// interrupt remapping stays as it is, queue and fault interrupts become the driver's. A unit that blocks everything by
     /// itself (abort-DMA mode) goes on blocking until it is led out of that; one with translation off has nothing to adopt, and
     /// only its queue is replaced. Tables that are malformed, or that the platform cannot read, are not used: that unit is

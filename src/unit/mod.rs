@@ -179,6 +179,18 @@ impl<P: Platform> Unit<P> {
         self.phase.load(Ordering::Acquire) == phase::TRANSLATING
     }
 
+    /// Lets go of a predecessor's entries for requesters that nobody knows: nobody could ever claim and block them. Before the
+    /// unit goes by these tables, and everything is flushed.
+    pub(crate) fn lose_strangers(&self, p: &P, known: impl Fn(SourceId) -> bool) {
+        loop {
+            let mut root = self.root.lock(p);
+            let Some(source) = root.stranger(&known) else { return };
+            root.forsake(p, source);
+            drop(root);
+            self.lose_foreign(p, source);
+        }
+    }
+
     /// No cache holds anything of a predecessor's entry any more: the domain ids are free that it was the last to use.
     pub(crate) fn lose_foreign(&self, p: &P, source: SourceId) {
         loop {

@@ -258,6 +258,11 @@ impl RootTable {
         self.foreign.binary_search(&source).is_ok()
     }
 
+    /// A requester whose context entry is a predecessor's, and whom nobody knows.
+    pub(super) fn stranger(&self, known: impl Fn(SourceId) -> bool) -> Option<SourceId> {
+        self.foreign.iter().copied().find(|s| !known(*s))
+    }
+
     /// Clears a predecessor's context entry. Nothing tells what caches hold of it: everything is to be flushed.
     pub(crate) fn forsake<P: Platform>(&mut self, p: &P, source: SourceId) {
         let Ok(i) = self.foreign.binary_search(&source) else { return };

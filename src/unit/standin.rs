@@ -502,7 +502,7 @@ impl Standin {
         }
         let (did, pass, top, levels, snoop) = if s.scalable {
             let table = |at| read(s.ecap & ECAP_C != 0, at);
-            assert_eq!(context[0] & 0x1fe | context[1] | context[2] | context[3], 0, "no flags, PASID 0");
+            assert_eq!(context[0] & 0x1fa | context[1] | context[2] | context[3], 0, "no flags but DTE, PASID 0");
             let entry = s.pasids.get(&source).copied().unwrap_or_else(|| {
                 let directory = table(context[0] & !0xfff);
                 let at = directory & !0xfff;

@@ -517,7 +517,9 @@ fn read_only_memory_and_guests_keep_apart_where_an_erratum_wants_it(profile: &Pr
     group.attach(Target::Stage1(&guest)).unwrap();
     let read_only = || {
         memory.domain.map(Iova::at(spare), hpa(extra), 0x1000, Access::READ).map_err(|e| e.why)?;
-        memory.domain.protect(page(gpa(20)), Access::READ).map_err(|e| e.why).map(|u| drop(u.flush().unwrap()))
+        memory.domain.protect(page(gpa(20)), Access::READ).map_err(|e| e.why).map(|u| {
+            u.flush().unwrap();
+        })
     };
     if !profile.erratum_772415 {
         read_only().unwrap();

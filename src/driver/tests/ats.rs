@@ -154,6 +154,35 @@ fn a_cache_whose_tag_finds_no_memory_stays_off_and_with_one_it_is_flushed() {
 }
 
 #[test]
+fn more_ranges_than_a_batch_takes_are_flushed_of_the_unit_and_then_of_the_device() {
+    for ecap in [ECAP | ECAP_DT, ECAP_SM | ECAP_DT] {
+        let (host, units, dmar) = Machine::prepare(Host::new(), &[(CAP, ecap); 2]);
+        with_ats(&host, dev(9));
+        let m = Machine::with(host, units, &dmar, config());
+        let d: Domain<Host> = m.vtd.domain(&WIDE).unwrap();
+        let pages: std::vec::Vec<u64> = (1..120).map(|n| n * 0x4000).collect();
+        pages.iter().for_each(|at| map(&d, *at, *at, 0x1000));
+        let (one, nine) = (m.claim(dev(1)), m.claim(dev(9)));
+        one.attach(Target::Domain(&d)).unwrap();
+        nine.attach(Target::Domain(&d)).unwrap();
+        // A place in front of the unit's tag comes free, and the device's cache takes it.
+        one.attach(Target::Blocked).unwrap();
+        nine.set_ats(dev(9), Ats::Trusted).unwrap();
+        let reaches = |at: &u64| m.units[1].access(9 << 3, *at);
+        assert!(pages.iter().all(|at| reaches(at) == Some(*at)));
+        m.forget();
+        let mut edit = d.edit();
+        pages.iter().for_each(|at| edit.unmap(range(*at, at + 0xfff)).unwrap());
+        edit.finish().flush().map_err(|not| not.error).unwrap();
+        assert!(pages.iter().all(|at| reaches(at).is_none()));
+        let kinds = kinds(&m.units[1]);
+        assert!(kinds.is_sorted() && kinds.contains(&2) && kinds.contains(&3), "{kinds:?}");
+        drop((one, nine, d));
+        m.end();
+    }
+}
+
+#[test]
 fn a_cache_needs_the_queue() {
     for ecap in [ECAP, ECAP & !ECAP_QI | ECAP_DT] {
         let m = caching(ecap);

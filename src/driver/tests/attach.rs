@@ -158,8 +158,43 @@ fn an_id_is_given_again_only_when_its_flush_has_completed(ecap: u64) {
     }
     group.attach(Target::Domain(&b)).unwrap();
     assert_eq!(m.units[0].access(ONE, 0x1000), Some(0xb000));
-    drop((group, a, b));
-    assert_eq!(m.vtd.hand_back().err().unwrap().1.kind, ErrorKind::Busy, "what may be in use stays");
+    // That flushed everything: id and tables are not in doubt any more.
+    m.forget();
+    let other = m.claim(dev(9));
+    other.attach(Target::Domain(&a)).unwrap();
+    other.attach(Target::Blocked).unwrap();
+    assert_eq!(did(&m.units[0]), Some(held));
+    drop((group, other, a, b));
+    m.end();
+}
+
+fn a_group_that_is_dropped_while_its_device_is_isolated_comes_back(ecap: u64) {
+    let m = Machine::new(&[(CAP, ecap)]);
+    let a = domain(&m, 0xa000);
+    let group = m.claim(dev(1));
+    let id = group.id();
+    group.attach(Target::Domain(&a)).unwrap();
+    assert_eq!(m.units[0].access(ONE, 0x1000), Some(0xa000));
+    // Its owner drops it while another waits for its flush.
+    m.units[0].state().hold = true;
+    let (unit, last) = (m.units[0].clone(), std::sync::Mutex::new(Some(group)));
+    m.host.on_relax(move || {
+        if let Some(group) = last.lock().unwrap().take() {
+            drop(group);
+            unit.state().hold = false;
+            unit.release(|_| true);
+        }
+    });
+    m.vtd.removed(dev(1)).unwrap();
+    assert_eq!(m.units[0].access(ONE, 0x1000), None);
+    assert_eq!(m.vtd.claim(id, Owner(8)).unwrap_err().kind, ErrorKind::Busy);
+    m.vtd.service(9);
+    // The same kind of device answers there.
+    let next = m.vtd.claim(id, Owner(8)).unwrap();
+    next.attach(Target::Domain(&a)).unwrap();
+    assert_eq!(m.units[0].access(ONE, 0x1000), Some(0xa000));
+    drop((next, a));
+    m.end();
 }
 
 fn attaching_under_every_failing_allocation_changes_nothing(ecap: u64) {
@@ -501,6 +536,7 @@ crate::unit::standin::in_both_modes! {
     every_id_that_a_group_may_carry_goes_the_same_way
     a_domain_that_a_unit_cannot_take_is_refused_by_name_and_nothing_changes
     domain_ids_end_as_an_error_and_come_back
+    a_group_that_is_dropped_while_its_device_is_isolated_comes_back
     an_id_is_given_again_only_when_its_flush_has_completed
     attaching_under_every_failing_allocation_changes_nothing
     regions_are_mapped_while_attached_and_never_over_something_else

@@ -8,6 +8,7 @@ use crate::unit::standin::{CAP, ECAP_SMTS, ECAP_SSTS, QIE, SRTP, Standin, TE, in
 use crate::{
     Config, Domain, ErrorKind, Field, GroupId, Need, Owner, State, Step, Tables, TakeOver, Target, UnitId, Vtd,
 };
+use std::sync::{Arc, Mutex};
 use std::vec::Vec;
 
 const BASE: u64 = 0xfeda_0000;
@@ -114,6 +115,31 @@ fn a_unit_that_goes_takes_its_groups_along_and_may_come_again(ecap: u64) {
         p.m.vtd.suspend().unwrap();
         p.m.vtd.resume().unwrap();
     }
+    p.m.end();
+}
+
+fn nobody_claims_what_is_about_to_lose_its_unit(ecap: u64) {
+    let p = Plug::new(ecap);
+    express(&p.m.host, new(3), 0, 9, 0x02_0000);
+    p.m.vtd.add_unit(&p.structures).unwrap();
+    let groups = [new(1), new(3)].map(|d| p.m.vtd.group_of(d).unwrap());
+    // The region's domain is flushed on the way, and somebody else is quick.
+    p.standin.state().hold = true;
+    let (vtd, standin) = (Arc::new(Mutex::new(Some(p.m.vtd.clone()))), p.standin.clone());
+    let (outcomes, other) = (Arc::new(Mutex::new(Vec::new())), vtd.clone());
+    let seen = outcomes.clone();
+    p.m.host.on_relax(move || {
+        if let Some(vtd) = other.lock().unwrap().take() {
+            standin.state().hold = false;
+            let claims = groups.map(|g| vtd.claim(g, Owner(8)).map(core::mem::forget).map_err(|e| e.kind));
+            seen.lock().unwrap().extend(claims);
+            standin.release(|_| true);
+        }
+    });
+    p.m.vtd.remove_unit(UnitId(1)).unwrap();
+    assert_eq!(*outcomes.lock().unwrap(), [Err(ErrorKind::Busy); 2]);
+    let gone = p.m.vtd.claim(groups[0], Owner(1)).unwrap_err();
+    assert_eq!((gone.kind, gone.unit), (ErrorKind::UnitGone, Some(UnitId(1))));
     p.m.end();
 }
 
@@ -235,6 +261,7 @@ fn nothing_is_added_to_what_was_never_up_and_nothing_that_lacks_what_the_host_wa
 in_both_modes! {
     a_unit_that_comes_serves_its_devices_as_any_other
     a_unit_that_goes_takes_its_groups_along_and_may_come_again
+    nobody_claims_what_is_about_to_lose_its_unit
     a_unit_that_is_gone_is_declared_so_and_its_groups_come_free
     what_cannot_be_added_leaves_the_machine_as_it_was
     memory_may_end_anywhere_while_a_unit_is_added

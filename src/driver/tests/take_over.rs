@@ -1,6 +1,6 @@
 //! Units that a predecessor left translating, adopted.
 
-use super::machine::{BEHIND, Dmar, Driver, Machine, SUBSTITUTE, WIDE, config, dev, map, range};
+use super::machine::{BEHIND, BRIDGE, Dmar, Driver, Machine, SUBSTITUTE, WIDE, config, dev, map, range};
 use crate::host::mem::Frames;
 use crate::host::testing::Host;
 use crate::hw::capabilities::AddressWidth;
@@ -103,6 +103,23 @@ fn devices_go_on_until_they_are_claimed_and_are_blocked_then(ecap: u64) {
         assert_eq!(left.host.counts().frames, frames);
         assert_eq!(left.units[0].regs.get32(at::GSTS) & (TE | QIE), 0);
     }
+}
+
+fn whom_nobody_can_claim_any_more_is_blocked_and_has_no_id(ecap: u64) {
+    let left = Left::new(CAP, ecap);
+    // Taken out while nobody looked.
+    left.host.set_config(dev(2), 0, u32::MAX);
+    left.host.set_config(BEHIND[0], 0, u32::MAX);
+    left.host.set_config(BEHIND[1], 0, u32::MAX);
+    left.host.set_config(BRIDGE, 0, u32::MAX);
+    let vtd = left.successor(config());
+    vtd.bring_up(TakeOver::Adopt).unwrap();
+    assert_eq!(left.access(0x1000), [Some(0x5000), None, None, None]);
+    // Nor does anything keep the tables that they had: the predecessor's memory is free when the last one is claimed.
+    let first = claim(&vtd, 1);
+    assert_eq!(left.access(0x1000), [None; 4]);
+    drop(first);
+    vtd.hand_back().map_err(|(_, e)| e).unwrap();
 }
 
 fn what_is_handed_back_a_fresh_driver_takes_that_refuses(ecap: u64) {
@@ -465,6 +482,7 @@ fn memory_may_end_anywhere_while_tables_are_adopted(ecap: u64) {
 
 in_both_modes! {
     devices_go_on_until_they_are_claimed_and_are_blocked_then
+    whom_nobody_can_claim_any_more_is_blocked_and_has_no_id
     what_is_handed_back_a_fresh_driver_takes_that_refuses
     ids_come_back_with_the_last_that_used_them
     a_claim_that_cannot_be_flushed_keeps_the_ids
