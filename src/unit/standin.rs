@@ -431,6 +431,8 @@ impl Standin {
             (7, 3) if scalable => s.pasids.clear(),
             (7, 0) if scalable => s.pasids.retain(|_, e| !names(e)),
             (7, 1) if scalable && d[0] >> 32 == 0 => s.pasids.retain(|_, e| !names(e)),
+            // Of first-stage tables it walks none.
+            (6, 3) if scalable && d[0] >> 32 == 0 => {}
             (6, 2) if scalable && d[0] >> 32 == 0 => s.tlb.retain(|_, (k, _)| *k != did),
             (3 | 8, _) => {}
             (2, 1) => s.tlb.clear(),
