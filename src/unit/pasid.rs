@@ -126,3 +126,30 @@ pub(crate) fn seamless(old: PasidEntry, new: PasidEntry) -> bool {
     let unread = matches!(new.translation(), Some(PasidTranslation::SecondStage | PasidTranslation::PassThrough));
     was == is || unread && is == 0 && !old.supervisor()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hw::capabilities::AddressWidth;
+    use crate::hw::pasid_tables::{FirstStage, SecondStage};
+
+    #[test]
+    fn one_store_replaces_what_differs_in_its_first_words_alone() {
+        let first = FirstStage::four_levels(0x3000);
+        let (low, high) =
+            (SecondStage::new(0x5000, AddressWidth::Bits48), SecondStage::new(0x7000, AddressWidth::Bits48));
+        let (second, passing) = (PasidEntry::second_stage(low, 2), PasidEntry::pass_through(1));
+        let nested = PasidEntry::nested(first, low, 3);
+        // The guest's table stays, or is not looked at.
+        assert!(seamless(nested, PasidEntry::nested(first, high, 4)));
+        assert!(seamless(nested, second) && seamless(nested, passing));
+        // Another table, or the same of another form.
+        for other in [FirstStage::four_levels(0x4000), FirstStage { five_levels: true, ..first }] {
+            assert!(!seamless(nested, PasidEntry::nested(other, low, 4)));
+        }
+        assert!(!seamless(second, nested) && !seamless(passing, nested));
+        // Supervisors would be served by what knows nothing of them.
+        let served = PasidEntry::nested(FirstStage { supervisor: true, ..first }, low, 3);
+        assert!(!seamless(served, second) && !seamless(served, passing));
+    }
+}

@@ -380,6 +380,15 @@ mod tests {
     }
 
     #[test]
+    fn a_nested_entry_takes_with_it_what_was_made_of_either_stage() {
+        let f = Facts { source: 0x0100, did: 5, pasid: 9, device: None };
+        let mut b = Batch::new();
+        assert!(f.add(steps(Change::NestedEntry, TableMode::Scalable), Errata::empty(), &mut b));
+        let wanted = [Request::Pasid { did: 5, pasid: 9 }, Request::IotlbDomain { did: 5 }];
+        assert_eq!(b.requests().collect::<Vec<_>>(), wanted);
+    }
+
+    #[test]
     fn caches_of_devices_are_asked_where_they_are_on_and_by_the_pasid_that_they_know() {
         let quiet = Facts { source: 0x0100, did: 5, pasid: 0, device: None };
         let row = steps(Change::FirstStageEntry, TableMode::Scalable);

@@ -35,6 +35,8 @@ pub(crate) const ECAP_PT: u64 = 1 << 6;
 pub(crate) const ECAP_SM: u64 = ECAP | ECAP_SMTS | ECAP_SSTS | ECAP_SMPWCS;
 pub(crate) const ECAP_SMTS: u64 = 1 << 43;
 pub(crate) const ECAP_SSTS: u64 = 1 << 46;
+pub(crate) const ECAP_NEST: u64 = 1 << 26;
+pub(crate) const ECAP_FSTS: u64 = 1 << 47;
 pub(crate) const ECAP_SMPWCS: u64 = 1 << 48;
 pub(crate) const ECAP_ADMS: u64 = 1 << 52;
 /// Both kinds of snooping.
@@ -429,6 +431,8 @@ impl Standin {
             (7, 3) if scalable => s.pasids.clear(),
             (7, 0) if scalable => s.pasids.retain(|_, e| !names(e)),
             (7, 1) if scalable && d[0] >> 32 == 0 => s.pasids.retain(|_, e| !names(e)),
+            // Of first-stage tables it walks none.
+            (6, 3) if scalable && d[0] >> 32 == 0 => {}
             (6, 2) if scalable && d[0] >> 32 == 0 => s.tlb.retain(|_, (k, _)| *k != did),
             (3 | 8, _) => {}
             (2, 1) => s.tlb.clear(),

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use vtd::{Domain, ErrorKind, Group, Need, PageSizes, Stage, Target};
+use vtd::explain::{Attempt, Verdict, What};
+use vtd::{Domain, ErrorKind, Group, Iova, Need, PageSizes, Stage, Strict, Target};
 use vtd_emu::Profile;
 
 use crate::host::Host;
@@ -12,6 +13,7 @@ crate::stories!(
     every_page_that_was_written_to_is_named_once,
     a_large_page_is_named_whole,
     domains_without_dirty_bits_are_refused_by_name,
+    extended_accessed_is_set_where_asked_and_nowhere_else,
 );
 
 /// Whether the tables of the form note writes on this unit.
@@ -112,5 +114,38 @@ fn domains_without_dirty_bits_are_refused_by_name(profile: &Profile, mode: Mode)
         assert_eq!(group.attach(Target::Domain(&other)).unwrap_err().kind, without);
     }
     drop((group, domain));
+    rig.end();
+}
+
+fn extended_accessed_is_set_where_asked_and_nowhere_else(profile: &Profile, mode: Mode) {
+    let rig = Plan::new(profile, mode).up();
+    let group = rig.claim(dev(3)).0;
+    let mut spec = rig.spec(&group);
+    spec.extended_accessed = true;
+    if mode.stage != Stage::First {
+        let e = rig.vtd.domain::<Strict>(&spec).unwrap_err();
+        assert_eq!(e.kind, ErrorKind::Unsupported(Need::FirstStage));
+        drop(group);
+        return rig.end();
+    }
+    for asked in [true, false] {
+        spec.extended_accessed = asked;
+        let domain = rig.vtd.domain::<Strict>(&spec).unwrap();
+        map(&domain, AT, rig.page(), 0x1000);
+        if asked && !profile.eafs() {
+            let e = group.attach(Target::Domain(&domain)).unwrap_err();
+            assert_eq!(e.kind, ErrorKind::Unsupported(Need::ExtendedAccessed));
+            continue;
+        }
+        group.attach(Target::Domain(&domain)).unwrap();
+        rig.read(dev(3), AT).unwrap();
+        let walk = rig.vtd.explain(dev(3), None, Iova::at(AT), Attempt::Read).unwrap().walk;
+        assert!(matches!(walk.verdict, Verdict::Reaches { .. }), "{walk}");
+        let tables = walk.steps().iter().filter(|s| matches!(s.what, What::First(_)));
+        let marks: Vec<bool> = tables.map(|s| s.words()[0] >> 10 & 1 != 0).collect();
+        assert_eq!(marks, [asked; 4], "{walk}");
+        group.attach(Target::Blocked).unwrap();
+    }
+    drop(group);
     rig.end();
 }

@@ -1,7 +1,7 @@
 //! Memory ends: each allocation in turn, of frames and of the heap, once and for good, until a run has enough. Every call
 //! answers, and afterwards frames, bytes of the heap, domain ids and present entries are what they were before.
 
-use vtd::{Access, Domain, Error, ErrorKind, Iova, MapError, MapWhy, Owner, Stage, TakeOver, Target};
+use vtd::{Access, Domain, Error, ErrorKind, Gpa, Iova, MapError, MapWhy, Owner, Stage, Stage1Spec, TakeOver, Target};
 use vtd_emu::{Memory, Profile};
 
 use crate::heap;
@@ -134,6 +134,15 @@ fn life(rig: &Rig, mode: Mode, page: u64) -> Result<(), Error> {
             tagged.unmap(range(AT, AT + 0xfff)).map_err(map_error)?.flush().map_err(|e| e.error)?;
             group.detach_pasid(dev(3), pasid(8))?;
         }
+    }
+    if mode.scalable(profile) && profile.nest() {
+        let memory = domain(Stage::Second)?;
+        memory.map(Iova::at(AT), hpa(page), 0x2000, all).map_err(map_error)?;
+        let guest = rig.vtd.stage1(&memory, &Stage1Spec::new(Gpa::new(AT).expect("57 bits")))?;
+        group.attach(Target::Stage1(&guest))?;
+        guest.invalidate_all()?;
+        memory.unmap(range(AT, AT + 0xfff)).map_err(map_error)?.flush().map_err(|e| e.error)?;
+        group.attach(Target::Domain(&one))?;
     }
     // Scattered, and a page cut.
     let mut edit = one.edit();

@@ -4,11 +4,12 @@ use super::machine::{BEHIND, Machine, SUBSTITUTE, WIDE, config, dev, map, range}
 use crate::host::testing::Host;
 use crate::hw::registers::at;
 use crate::unit::standin::{
-    CAP, CAP_CM, CAP_RWBF, ECAP_C, ECAP_PT, ECAP_QI, ECAP_SM, ECAP_SMPWCS, ECAP_SNOOP, Standin, WBF,
+    CAP, CAP_CM, CAP_RWBF, ECAP_C, ECAP_FSTS, ECAP_NEST, ECAP_PT, ECAP_QI, ECAP_SM, ECAP_SMPWCS, ECAP_SNOOP, Standin,
+    WBF,
 };
 use crate::{
-    Access, Change, Config, Domain, DomainSpec, ErrorKind, Field, Iova, MapWhy, Need, Owner, PageSizes, Step, Target,
-    UnitId,
+    Access, Change, Config, Domain, DomainSpec, ErrorKind, Field, Gpa, Group, Iova, MapWhy, Need, Owner, PageSizes,
+    Stage1Spec, Step, Target, UnitId,
 };
 
 /// Kinds of units.
@@ -485,6 +486,48 @@ fn each_change_in_scalable_mode_flushes_what_was_made_from_the_old_entry() {
     assert_eq!(flushed(Target::Blocked), passing);
     assert_eq!(flushed(Target::Blocked), []);
     drop((group, a, b));
+    m.end();
+}
+
+#[test]
+fn guests_entries_are_flushed_of_both_stages_and_their_memory_under_every_id() {
+    let m = Machine::new(&[(CAP, ECAP_SM | ECAP_FSTS | ECAP_NEST)]);
+    let memory = domain(&m, 0xa000);
+    // A neighbour, so that no table goes.
+    map(&memory, 0x2000, 0xb000, 0x1000);
+    let over = |root| m.vtd.stage1(&memory, &Stage1Spec::new(Gpa::new(root).unwrap())).unwrap();
+    let (one, two) = (over(0x4000), over(0x5000));
+    let (first, second) = (m.claim(dev(1)), m.claim(dev(2)));
+    let flushed = |act: &mut dyn FnMut()| {
+        m.forget();
+        act();
+        m.units[0].take().1.into_iter().map(|d| d[0]).collect::<std::vec::Vec<_>>()
+    };
+    let (entry, all) = (|did: u64| 7 | 1 << 4 | did << 16, |did: u64| 2 | 2 << 4 | 3 << 6 | did << 16);
+    let pages = |did: u64| 2 | 3 << 4 | 3 << 6 | did << 16;
+    let attach = |g: &Group<Host>, to: Target<'_, Host>| assert!(g.attach(to).is_ok());
+    assert_eq!(flushed(&mut || attach(&first, Target::Stage1(&one))), []);
+    assert_eq!(flushed(&mut || attach(&second, Target::Stage1(&two))), []);
+    // Nobody is attached to the memory itself: it has an id for each guest's tables.
+    let unmap = || drop(memory.unmap(range(0x1000, 0x1fff)).unwrap().flush().unwrap());
+    let again = || map(&memory, 0x1000, 0xa000, 0x1000);
+    assert_eq!(flushed(&mut || unmap()), [pages(2), pages(3)]);
+    again();
+    // The tables are another's: not in one store.
+    assert_eq!(flushed(&mut || attach(&first, Target::Stage1(&two))), [entry(2), all(2)]);
+    assert_eq!(flushed(&mut || unmap()), [pages(3)]);
+    again();
+    // Of the guest's own tables by page and PASID; all of them at once.
+    let page = range(0x8000, 0x8fff);
+    assert_eq!(flushed(&mut || two.invalidate(page, true).unwrap()), [6 | 3 << 4 | 3 << 16]);
+    assert_eq!(flushed(&mut || two.invalidate_all().unwrap()), [6 | 2 << 4 | 3 << 16]);
+    assert_eq!(m.vtd.invalidation_stats(UnitId(0)).unwrap().wide_flushes, 0, "it was asked for");
+    // To the memory itself, with an id of its own; back to what blocks.
+    assert_eq!(flushed(&mut || attach(&first, Target::Domain(&memory))), [entry(3), all(3)]);
+    assert_eq!(flushed(&mut || unmap()), [pages(2), pages(3)]);
+    assert_eq!(flushed(&mut || attach(&second, Target::Blocked)), [entry(3), all(3)]);
+    assert_eq!(flushed(&mut || attach(&first, Target::Blocked)), [entry(2), all(2)]);
+    drop((first, second, one, two, memory));
     m.end();
 }
 
