@@ -509,7 +509,9 @@ fn guests_entries_are_flushed_of_both_stages_and_their_memory_under_every_id() {
     assert_eq!(flushed(&mut || attach(&first, Target::Stage1(&one))), []);
     assert_eq!(flushed(&mut || attach(&second, Target::Stage1(&two))), []);
     // Nobody is attached to the memory itself: it has an id for each guest's tables.
-    let unmap = || drop(memory.unmap(range(0x1000, 0x1fff)).unwrap().flush().unwrap());
+    let unmap = || {
+        memory.unmap(range(0x1000, 0x1fff)).unwrap().flush().unwrap();
+    };
     let again = || map(&memory, 0x1000, 0xa000, 0x1000);
     assert_eq!(flushed(&mut || unmap()), [pages(2), pages(3)]);
     again();
