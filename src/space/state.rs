@@ -4,7 +4,7 @@
 //! Everything that is unmapped stays owned until a flush has completed: table pages by [`Unmapped`], ranges by the domain,
 //! which refuses to map them anew ([`MapWhy::Unflushed`]).
 
-use super::flush::{Cached, Flushed, add_range};
+use super::flush::{Cached, Flushed};
 use super::foreign::CheckedTables;
 use super::paging::Access;
 use super::paging::engine::{Failed, Limits, Stale};
@@ -13,8 +13,8 @@ use super::stage1::{Over, Stage1Spec};
 use super::tables::Tables;
 use super::unmapped::Unmapped;
 use crate::dmar::IntegratedFlags;
-use crate::host::address::{Hpa, INTERRUPT_RANGE, Iova, Nanos, Range};
-use crate::host::error::{Error, ErrorKind, Field, MapError, MapWhy, Need};
+use crate::host::address::{Hpa, Iova, Nanos, Range};
+use crate::host::error::{Error, ErrorKind, MapError, MapWhy};
 use crate::host::grow;
 use crate::host::mem::{FreedTables, Shared};
 use crate::host::platform::Platform;
@@ -22,11 +22,8 @@ use crate::host::sync::{Guard, Lock, Rank};
 use crate::hw::capabilities::AddressWidth;
 use crate::hw::descriptors::Throttle;
 use crate::hw::pasid_tables::FirstStage;
-use crate::hw::registers::TableMode;
-use crate::unit::flights::Flights;
-use crate::unit::invalidate::{Batch, Request};
 use crate::unit::pasid::RID_PASID;
-use crate::unit::rules::{self, Change, Facts, Step};
+use crate::unit::rules::Facts;
 use crate::unit::{Machine, Unit};
 use alloc::vec::Vec;
 
@@ -34,7 +31,7 @@ use alloc::vec::Vec;
 pub(crate) struct Space<P: Platform> {
     pub(super) machine: Shared<Machine<P>>,
     pub(super) spec: DomainSpec,
-    root: Root,
+    pub(super) root: Root,
     /// What was checked of tables that somebody else owns; then there are none in `state`.
     pub(super) foreign: Option<CheckedTables>,
     /// What a guest's tables lie over; then there are none in `state` either.
@@ -251,193 +248,6 @@ impl<P: Platform> Space<P> {
         Ok(s.tables.as_ref().and_then(|t| t.entry(p, at, word)))
     }
 
-    /// The domain id on a unit that was `enter`ed.
-    pub(crate) fn did(&self, index: usize) -> Option<u16> {
-        self.lock().did(index)
-    }
-
-    /// Registers a user before any entry leads it to the domain: takes a domain id of the unit, for the first one there, and
-    /// the tags. The domain id.
-    pub(crate) fn enter(&self, user: &User<'_, P>) -> Result<u16, Error> {
-        let unit = user.unit;
-        let forbidden = [
-            (self.spec.coherent, IntegratedFlags::NO_WALK_SNOOP, Need::Coherence),
-            (self.spec.force_snoop, IntegratedFlags::NO_PAGE_SNOOP, Need::SnoopControl),
-        ];
-        let forbidden = forbidden.into_iter().find(|(wanted, what, _)| *wanted && user.forbids(*what));
-        if let Some(need) = self.spec.lacking(unit).or(forbidden.map(|(.., need)| need)) {
-            return Err(ErrorKind::Unsupported(need).on(unit.id));
-        }
-        if self.foreign.as_ref().is_some_and(|t| !t.taken_by(unit)) {
-            return Err(ErrorKind::Unsupported(Need::SnoopControl).on(unit.id));
-        }
-        if let Some(why) = self.over.as_ref().and_then(|over| over.refused(user)) {
-            return Err(why.on(unit.id));
-        }
-        let did = self.enter_own(user)?;
-        if let Some(over) = &self.over
-            && let Err(e) = over.parent.enter_nested(user, did)
-        {
-            self.leave_own(user);
-            return Err(e.on(unit.id));
-        }
-        Ok(did)
-    }
-
-    /// What a user's entry asks of the domain itself.
-    fn enter_own(&self, user: &User<'_, P>) -> Result<u16, Error> {
-        let unit = user.unit;
-        let p = &self.machine.host.platform;
-        let mut s = self.lock();
-        // Room for both tags first, so that nothing is to be taken back.
-        s.tags.try_reserve(2).map_err(|_| ErrorKind::OutOfMemory.on(unit.id))?;
-        let did = match s.did(user.index) {
-            Some(did) => did,
-            None => unit.ids.lock(p).alloc().map_err(|e| e.on(unit.id))?,
-        };
-        for what in self.tags_of(user, did).into_iter().flatten() {
-            s.tag(user.index, what);
-        }
-        // First-stage entries that are absent are cached by nobody (6.1).
-        let second = matches!(self.root, Root::Second { .. });
-        s.flush_maps |= unit.caps.cap.cm() && second || unit.needs_write_buffer_flush();
-        Ok(did)
-    }
-
-    /// Ends a use whose entry is gone from all caches. The last one on a unit gives the domain id back.
-    pub(crate) fn leave(&self, user: &User<'_, P>) {
-        if let Some((over, did)) = self.over.as_ref().zip(self.did(user.index)) {
-            over.parent.leave_nested(user, did);
-        }
-        self.leave_own(user);
-    }
-
-    fn leave_own(&self, user: &User<'_, P>) {
-        let mut s = self.lock();
-        let Some(did) = s.did(user.index) else { return };
-        for what in self.tags_of(user, did).into_iter().flatten() {
-            s.untag(user.index, what);
-        }
-        if s.did(user.index).is_none() {
-            user.unit.ids.lock(&self.machine.host.platform).free(did);
-        }
-    }
-
-    /// The caches that may hold what a user was translated to.
-    fn tags_of(&self, user: &User<'_, P>, did: u16) -> [Option<Cached>; 2] {
-        let unit = match self.root {
-            Root::First { .. } | Root::Nested { .. } => Cached::First { did, pasid: user.pasid },
-            Root::Second { .. } => Cached::Second { did },
-        };
-        // The id is the unit's business: not part of what a device knows.
-        [Some(unit), user.device.map(|_| Cached::Device(user.facts(0)))]
-    }
-
-    /// Adds a device's own cache to the tags of a user that is registered already, before it is turned on; or takes it out after
-    /// it was turned off and flushed.
-    pub(crate) fn set_device_cache(&self, user: &User<'_, P>, on: bool) -> Result<(), ErrorKind> {
-        self.set_tag(user.index, Cached::Device(user.facts(0)), on)?;
-        let Some(over) = &self.over else { return Ok(()) };
-        let outcome = over.parent.set_tag(user.index, Cached::Nested(user.facts(0)), on);
-        if outcome.is_err() {
-            self.set_tag(user.index, Cached::Device(user.facts(0)), false)?;
-        }
-        outcome
-    }
-
-    fn set_tag(&self, index: usize, what: Cached, on: bool) -> Result<(), ErrorKind> {
-        let mut s = self.lock();
-        if on {
-            s.tags.try_reserve(1).map_err(|_| ErrorKind::OutOfMemory)?;
-            s.tag(index, what);
-        } else {
-            s.untag(index, what);
-        }
-        Ok(())
-    }
-
-    /// Maps a region that firmware reserved for a device, one to one, for as long as devices need it that are attached.
-    pub(crate) fn enter_firmware(&self, r: Range) -> Result<(), ErrorKind> {
-        let p = &self.machine.host.platform;
-        let mut s = self.lock();
-        if r.last.get() < s.one_to_one {
-            return Ok(());
-        }
-        if let Some((_, uses)) = s.firmware.iter_mut().find(|(known, _)| *known == r) {
-            *uses = uses.saturating_add(1);
-            return Ok(());
-        }
-        // Room to remember the region, and to take back every piece of it that is mapped before one fails.
-        let pieces = s.firmware.len().saturating_add(2);
-        s.firmware.try_reserve(1).map_err(|_| ErrorKind::OutOfMemory)?;
-        s.owed.try_reserve(pieces).map_err(|_| ErrorKind::OutOfMemory)?;
-        let (ticket, mut from, mut flush) = (s.ticket(), r.first, false);
-        // Regions may overlap: what another one has mapped already is left to it.
-        while let Some(piece) = s.bare(from, r.last) {
-            let to = Hpa::new(piece.first.get()).ok_or(ErrorKind::Invalid(Field::Address));
-            let len = piece.len_minus_one().checked_add(1).ok_or(ErrorKind::Invalid(Field::Address));
-            let mapped = to.and_then(|to| {
-                let how = Access::READ | Access::WRITE;
-                s.map(p, piece.first, to, len?, how, ticket).map_err(|e| match e.why {
-                    MapWhy::OutOfFrames => ErrorKind::OutOfFrames,
-                    MapWhy::OutOfMemory => ErrorKind::OutOfMemory,
-                    _ => ErrorKind::Invalid(Field::ReservedRegion),
-                })
-            });
-            match mapped {
-                Ok(f) => flush |= f,
-                Err(e) => {
-                    let before = piece.first.get().checked_sub(1).and_then(|last| Range::new(r.first.get(), last));
-                    s.unmap_bare(p, before, ticket);
-                    self.take_back(s, ticket);
-                    return Err(e);
-                }
-            }
-            let Some(next) = piece.last.checked_add(1) else { break };
-            from = next;
-        }
-        grow::push(&mut s.firmware, (r, 1))?;
-        drop(s);
-        if flush && let Err(e) = self.flush_mapped(r) {
-            self.leave_firmware(r);
-            return Err(e.kind);
-        }
-        Ok(())
-    }
-
-    /// Ends a use of such a region; the last one unmaps what no other region needs. What units do not confirm in time stays
-    /// owed.
-    pub(crate) fn leave_firmware(&self, r: Range) {
-        let mut s = self.lock();
-        let Some((_, uses)) = s.firmware.iter_mut().find(|(known, _)| *known == r) else { return };
-        *uses -= 1;
-        if *uses == 0 {
-            s.firmware.retain(|(_, uses)| *uses != 0);
-            let ticket = s.ticket();
-            s.unmap_bare(&self.machine.host.platform, Some(r), ticket);
-            self.take_back(s, ticket);
-        }
-    }
-
-    /// Maps every address below `top` to itself, but for the interrupt addresses. Locks for one GiB at a time, for that can
-    /// be 262144 entries.
-    pub(crate) fn map_one_to_one(&self, top: u64, how: Access) -> Result<(), ErrorKind> {
-        let p = &self.machine.host.platform;
-        let below = top.min(INTERRUPT_RANGE.first.get());
-        let above = INTERRUPT_RANGE.last.get() + 1;
-        for (mut first, end) in [(0, below), (above, top)] {
-            while first < end {
-                let next = ((first | 0x3fff_ffff) + 1).min(end);
-                let (at, to) = (Iova::at(first), Hpa::of_entry(first));
-                let mapped = self.lock().map(p, at, to, next - first, how, NOBODY);
-                mapped.map_err(|_| ErrorKind::OutOfFrames)?;
-                first = next;
-            }
-        }
-        self.lock().one_to_one = top;
-        Ok(())
-    }
-
     /// When the ranges that were gathered must be flushed; `None` where there are none.
     pub(crate) fn due(&self) -> Option<Nanos> {
         self.lock().gathered.map(|since| since.after(self.machine.host.config.deferred_deadline))
@@ -520,149 +330,9 @@ impl<P: Platform> Space<P> {
         }
         unmapped
     }
-
-    /// Flushes what units may have cached where something was mapped: that it was absent, or a table that went.
-    pub(super) fn flush_mapped(&self, r: Range) -> Result<(), Error> {
-        // Invalidations flush the write buffer too.
-        let mut flights = Flights::new();
-        let outcome = self.launch(&mut flights, |_, add| add(r, false)).and_then(|()| flights.wait(&self.machine));
-        flights.abandon(&self.machine);
-        outcome
-    }
-
-    /// Hands the flush of the ranges that `ranges` gives out (with whether leaves alone changed) to every unit that has a tag,
-    /// in as few batches as take them.
-    pub(super) fn launch(
-        &self,
-        flights: &mut Flights,
-        ranges: impl Fn(&State, &mut dyn FnMut(Range, bool)),
-    ) -> Result<(), Error> {
-        // The unit before, and where a batch was not enough for one.
-        let (mut after, mut rest) = (None, None);
-        loop {
-            let mut batch = Batch::new();
-            let (unit, next) = {
-                let s = self.lock();
-                let Some(unit) = s.unit_after(after) else { return Ok(()) };
-                // Another unit's tags begin in front: the last of this one's may have gone meanwhile.
-                let from = rest.filter(|(u, _)| *u == unit).map_or((false, 0), |(_, place)| place);
-                (unit, self.gather(&s, unit, from, &mut batch, &ranges))
-            };
-            flights.launch(&self.machine, unit, &batch)?;
-            (after, rest) = match next {
-                Some(place) => (unit.checked_sub(1), Some((unit, place))),
-                None => (Some(unit), None),
-            };
-        }
-    }
-
-    /// Adds what the tags of a unit ask for, from place `from` on: its own, then those of devices (6.5.2.5), also where one batch
-    /// does not take them all. The place to go on at, where the batch is full.
-    fn gather(
-        &self,
-        s: &State,
-        index: usize,
-        from: (bool, usize),
-        batch: &mut Batch,
-        ranges: &impl Fn(&State, &mut dyn FnMut(Range, bool)),
-    ) -> Option<(bool, usize)> {
-        const FIRST: &[Step] = rules::steps(Change::FirstStageTables, TableMode::Scalable);
-        const SECOND: &[Step] = rules::steps(Change::SecondStageTables, TableMode::Legacy);
-        const GUEST: &[Step] = rules::steps(Change::GuestTables, TableMode::Scalable);
-        const PARENT: &[Step] = rules::steps(Change::ParentTables, TableMode::Scalable);
-        let own = match self.root {
-            Root::First { .. } => FIRST,
-            Root::Second { .. } => SECOND,
-            Root::Nested { .. } => GUEST,
-        };
-        let unit = self.machine.units().get(index)?;
-        if from != (false, 0) && own.contains(&Step::Fence) {
-            batch.push(Request::Fence);
-        }
-        let of = |devices: bool| {
-            let tags = s.tags.iter().enumerate().filter(|(_, t)| t.uses != 0 && t.unit == index);
-            let wanted = tags.filter(move |(_, t)| matches!(t.what, Cached::Device(_) | Cached::Nested(_)) == devices);
-            wanted.map(move |(place, t)| ((devices, place), t))
-        };
-        for (place, tag) in of(false).chain(of(true)).filter(|(place, _)| *place >= from) {
-            let mut fits = true;
-            let row = if matches!(tag.what, Cached::NestedId { .. } | Cached::Nested(_)) { PARENT } else { own };
-            ranges(s, &mut |r, leaf_only| fits = fits && add_range(unit, batch, row, tag.what, r, leaf_only));
-            match tag.what {
-                // What there is no room for behind others is a device's: it comes with the next batch.
-                _ if !fits && place > from => return Some(place),
-                Cached::Device(of) | Cached::Nested(of) if !fits => {
-                    of.device_tlb().into_iter().for_each(|whole| batch.squeeze(whole))
-                }
-                _ => {}
-            }
-        }
-        None
-    }
 }
 
 impl State {
-    /// The domain id on a unit.
-    fn did(&self, index: usize) -> Option<u16> {
-        self.tags.iter().filter(|t| t.uses != 0 && t.unit == index).find_map(|t| match t.what {
-            Cached::First { did, .. } | Cached::Second { did } => Some(did),
-            Cached::Device(_) | Cached::NestedId { .. } | Cached::Nested(_) => None,
-        })
-    }
-
-    /// The first unit with a tag beyond `after`.
-    fn unit_after(&self, after: Option<usize>) -> Option<usize> {
-        let units = self.tags.iter().filter(|t| t.uses != 0).map(|t| t.unit);
-        units.filter(|u| after.is_none_or(|a| *u > a)).min()
-    }
-
-    /// One more use of a tag; there is room.
-    pub(super) fn tag(&mut self, unit: usize, what: Cached) {
-        if let Some(t) = self.tags.iter_mut().find(|t| t.uses != 0 && t.unit == unit && t.what == what) {
-            t.uses = t.uses.saturating_add(1);
-        } else if let Some(free) = self.tags.iter_mut().find(|t| t.uses == 0) {
-            *free = Tag { unit, what, uses: 1 };
-        } else {
-            let _ = grow::push(&mut self.tags, Tag { unit, what, uses: 1 });
-        }
-    }
-
-    pub(super) fn untag(&mut self, unit: usize, what: Cached) {
-        if let Some(t) = self.tags.iter_mut().find(|t| t.uses != 0 && t.unit == unit && t.what == what) {
-            t.uses -= 1;
-        }
-    }
-
-    /// The first part of `from` to `last` that no region of firmware covers.
-    fn bare(&self, mut from: Iova, last: Iova) -> Option<Range> {
-        let regions = || self.firmware.iter().map(|(r, _)| r);
-        while let Some(r) = regions().find(|r| r.first <= from && from <= r.last) {
-            from = r.last.checked_add(1)?;
-        }
-        let end = regions().filter(|r| r.first > from).map(|r| r.first.get() - 1).min();
-        Range::new(from.get(), end.map_or(last.get(), |e| e.min(last.get())))
-    }
-
-    /// Unmaps what is mapped of a range and not covered by a region of firmware; owed under `ticket`.
-    fn unmap_bare<P: Platform>(&mut self, p: &P, r: Option<Range>, ticket: u64) {
-        let Some(r) = r else { return };
-        let mut from = r.first;
-        while let Some(piece) = self.bare(from, r.last) {
-            // Nothing there, or no memory to remember it by, for which `enter_firmware` made room: then it stays mapped.
-            let _ = self.unmap(p, piece, ticket);
-            let Some(next) = piece.last.checked_add(1) else { break };
-            from = next;
-        }
-    }
-
-    /// An error where the range meets a region that firmware needs for an attached device.
-    pub(super) fn leave_alone(&self, r: Range) -> Result<(), MapError> {
-        match self.firmware.iter().find(|(f, _)| f.overlaps(&r)) {
-            Some((f, _)) => Err(MapError { why: MapWhy::InterruptRange, at: f.first.max(r.first) }),
-            None => Ok(()),
-        }
-    }
-
     pub(super) fn ticket(&mut self) -> u64 {
         let t = self.next_ticket;
         self.next_ticket = t.wrapping_add(1).max(NOBODY + 1);
