@@ -223,7 +223,7 @@ impl State {
     }
 
     /// Whether memory may come to have these rights; it is remembered that some had them.
-    pub(super) fn allow(&mut self, how: Access, at: Iova) -> Result<(), MapError> {
+    pub(super) fn permit(&mut self, how: Access, at: Iova) -> Result<(), MapError> {
         if how.contains(Access::READ) && !how.contains(Access::WRITE) {
             if self.no_read_only && !self.guests.is_empty() {
                 return Err(MapError { why: MapWhy::ReadOnlyUnderNesting, at });

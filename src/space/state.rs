@@ -361,7 +361,7 @@ impl State {
         }
         // Room for what a failure would owe, before anything is mapped.
         self.owed.try_reserve(1).map_err(|_| MapError { why: MapWhy::OutOfMemory, at })?;
-        self.allow(how, at)?;
+        self.permit(how, at)?;
         let Some(tables) = &mut self.tables else { return Err(MapError { why: MapWhy::NotMapped, at }) };
         match tables.map(p, at, to, len, how) {
             Ok(()) => Ok(flush),
@@ -390,7 +390,7 @@ impl State {
 
     pub(super) fn protect<P: Platform>(&mut self, p: &P, r: Range, how: Access, ticket: u64) -> Result<(), MapError> {
         self.owed.try_reserve(1).map_err(|_| MapError { why: MapWhy::OutOfMemory, at: r.first })?;
-        self.allow(how, r.first)?;
+        self.permit(how, r.first)?;
         let Some(tables) = &mut self.tables else { return Err(MapError { why: MapWhy::NotMapped, at: r.first }) };
         match tables.protect(p, r, how) {
             Ok(stale) => {
