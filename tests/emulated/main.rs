@@ -144,7 +144,7 @@ fn main() -> ExitCode {
 fn everywhere(story: &Story, profile: &Profile, tables: (Tables, Stage)) -> Result<(), Failed> {
     let scale = std::env::var("VTD_SCALE").ok().and_then(|v| v.parse().ok()).unwrap_or(100u32);
     let place = story.name.len() + profile.name.len() * 3;
-    let wanted = |n: usize| scale >= 100 || n == 0 || (n + place) % (MODES.len() / 2) == 0;
+    let wanted = |n: usize| scale >= 100 || n == 0 || (n + place).is_multiple_of(MODES.len() / 2);
     for (_, mode) in MODES.iter().enumerate().filter(|(n, _)| wanted(*n)) {
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| (story.run)(profile, mode.on(tables)))) {
             let words = payload.downcast_ref::<String>().map(String::as_str);
