@@ -10,7 +10,7 @@ use crate::ats::{CACHING, kept, plan, translates, write};
 use crate::flush::heard;
 use crate::host::Host;
 use crate::pasids::{attach, pasid};
-use crate::probes::Seen;
+use crate::probes::{Seen, in_order};
 use crate::rig::{AT, Ask, Mode, Plan, Rig, Who, dev, hpa, map, range, unmap};
 
 crate::stories!(
@@ -306,13 +306,7 @@ fn a_guest_takes_anothers_place_and_is_replaced(profile: &Profile, mode: Mode) {
             let change = rig.probes.looking(|| attach(&group, who, new.target()).unwrap());
             let states = [old.seen(home), Seen::Blocked(0x02), new.seen(home)];
             let (_, seen) = rig.probes.take().pop().unwrap();
-            let mut left = states.as_slice();
-            for s in &seen {
-                let Some(n) = left.iter().position(|state| state == s) else {
-                    panic!("{who:?} from {from} to {to}: {seen:x?}, and known {states:x?}");
-                };
-                left = &left[n..];
-            }
+            in_order(&seen, &states, &format!("{who:?} from {from} to {to}"));
             let gap = seen.contains(&Seen::Blocked(0x02));
             let open = !matches!(old, To::Blocked) && !matches!(new, To::Blocked);
             match change {

@@ -4,7 +4,7 @@ use vtd::{Change, Domain, ErrorKind, Field, Group, Need, Pasid, Stage, Step, Tar
 use vtd_emu::{Answer, Profile, Request};
 
 use crate::host::{Ends, Host};
-use crate::probes::Seen;
+use crate::probes::{Seen, in_order};
 use crate::rig::{AT, Ask, BEHIND, BOTH_TAG, Mode, NARROW, ONE_TAGS, Plan, Rig, TAGGING, Who, dev, map, unmap};
 
 crate::stories!(
@@ -175,13 +175,7 @@ fn a_replacement_is_the_old_then_the_new_and_never_a_third(profile: &Profile, mo
                 let change = rig.probes.looking(|| attach(&group, who, new.target()).unwrap());
                 let states = [old.seen(home), Seen::Blocked(0x02), new.seen(home)];
                 let (_, seen) = rig.probes.take().pop().unwrap();
-                let mut left = states.as_slice();
-                for s in &seen {
-                    let Some(n) = left.iter().position(|state| state == s) else {
-                        panic!("{who:?} from {from} to {to}: {seen:x?}, and known {states:x?}");
-                    };
-                    left = &left[n..];
-                }
+                in_order(&seen, &states, &format!("{who:?} from {from} to {to}"));
                 let gap = seen.contains(&Seen::Blocked(0x02));
                 let open = !matches!(old, To::Blocked) && !matches!(new, To::Blocked);
                 match change {

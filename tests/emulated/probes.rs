@@ -81,3 +81,15 @@ impl Probes {
         host.trouble().around = None;
     }
 }
+
+/// What was seen is some of `states`, one after the other, and never an earlier one again.
+#[track_caller]
+pub fn in_order(seen: &[Seen], states: &[Seen], whose: &str) {
+    let mut left = states;
+    for s in seen {
+        let Some(n) = left.iter().position(|state| state == s) else {
+            panic!("{whose}: {seen:x?}, and known {states:x?}");
+        };
+        left = &left[n..];
+    }
+}

@@ -95,12 +95,7 @@ impl Format for FirstStage {
 
     #[inline(always)]
     fn leaf(&self, to: Hpa, level: u8, how: Access) -> Option<u64> {
-        let size = match level {
-            1 => 0,
-            2 if self.sizes.contains(PageSizes::SIZE_2M) => PS,
-            3 if self.sizes.contains(PageSizes::SIZE_1G) => PS,
-            _ => return None,
-        };
+        let size = if self.sizes.large(level)? { PS } else { 0 };
         Some(to.get() | Self::rights(how)? | self.leaf | size)
     }
 

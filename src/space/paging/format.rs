@@ -36,6 +36,19 @@ bitflags::bitflags! {
     }
 }
 
+impl PageSizes {
+    /// Whether a leaf of this level is a large page, which has the page-size bit; `None` where no leaf may be.
+    #[inline(always)]
+    pub(super) const fn large(self, level: u8) -> Option<bool> {
+        match level {
+            1 => Some(false),
+            2 if self.contains(PageSizes::SIZE_2M) => Some(true),
+            3 if self.contains(PageSizes::SIZE_1G) => Some(true),
+            _ => None,
+        }
+    }
+}
+
 /// An entry as the format reads it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Entry {

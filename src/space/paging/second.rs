@@ -60,12 +60,7 @@ impl Format for SecondStage {
 
     #[inline(always)]
     fn leaf(&self, to: Hpa, level: u8, how: Access) -> Option<u64> {
-        let size = match level {
-            1 => 0,
-            2 if self.sizes.contains(PageSizes::SIZE_2M) => PAGE_SIZE,
-            3 if self.sizes.contains(PageSizes::SIZE_1G) => PAGE_SIZE,
-            _ => return None,
-        };
+        let size = if self.sizes.large(level)? { PAGE_SIZE } else { 0 };
         Some(to.get() | Self::rights(how)? | self.leaf | size)
     }
 
